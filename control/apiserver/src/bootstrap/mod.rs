@@ -1,0 +1,1 @@
+//! Placeholder until the registry's owner writes it.
