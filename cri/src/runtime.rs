@@ -1,0 +1,358 @@
+//! The CRI client: one thin method a call, each with a deadline and an error that names the call and its object.
+
+use std::future::Future;
+use std::time::Duration;
+
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status};
+
+use crate::endpoint::{self, EndpointError};
+use crate::v1::image_service_client::ImageServiceClient;
+use crate::v1::runtime_service_client::RuntimeServiceClient;
+use crate::v1::{self, *};
+
+/// Calls that look or change little.
+const QUICK: Duration = Duration::from_secs(120);
+/// Making a sandbox runs the network plug-in; a removal may wait for processes to die.
+const SLOW: Duration = Duration::from_secs(240);
+/// What a call that carries its own time-out gets on top of it.
+const GRACE: Duration = Duration::from_secs(10);
+/// A pull takes what it takes; this is only the end of patience with a dead registry.
+const PULL: Duration = Duration::from_secs(60 * 60);
+/// A list of a node's containers with all their labels.
+const MAX_MESSAGE: usize = 32 << 20;
+
+/// A CRI call that failed: what was asked, on which object, and what the runtime said.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{call} {object}: {message} ({code:?})")]
+pub struct CriError {
+    /// The CRI method, as the specification spells it.
+    pub call: &'static str,
+    /// The id or name of what it was called on; may be empty.
+    pub object: String,
+    /// gRPC code of the answer.
+    pub code: Code,
+    /// The runtime's words.
+    pub message: String,
+}
+
+impl CriError {
+    /// The object does not exist (any more).
+    pub fn is_not_found(&self) -> bool {
+        self.code == Code::NotFound
+    }
+
+    /// The runtime is older than this call.
+    pub fn is_unimplemented(&self) -> bool {
+        self.code == Code::Unimplemented
+    }
+
+    /// The runtime does not answer: being restarted, most likely.
+    pub fn is_unavailable(&self) -> bool {
+        self.code == Code::Unavailable
+    }
+
+    /// The call ran out of time.
+    pub fn is_timeout(&self) -> bool {
+        self.code == Code::DeadlineExceeded
+    }
+}
+
+/// A client of a CRI runtime. Cheap to clone; reconnects by itself when the runtime was restarted.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    runtime: RuntimeServiceClient<Channel>,
+    images: ImageServiceClient<Channel>,
+}
+
+impl Runtime {
+    /// A client for `endpoint`, `unix:///path` or a bare path. The connection is made with the first call.
+    pub fn connect(endpoint: &str) -> Result<Self, EndpointError> {
+        let channel = endpoint::channel(endpoint)?;
+        Ok(Runtime {
+            runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE),
+            images: ImageServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE),
+        })
+    }
+
+    // --- the runtime itself ---
+
+    /// Name and versions of the runtime.
+    pub async fn version(&self) -> Result<VersionResponse, CriError> {
+        let request = limited(VersionRequest { version: "v1".into() }, QUICK);
+        done("Version", "", self.runtime.clone().version(request)).await
+    }
+
+    /// Conditions (RuntimeReady, NetworkReady), handlers and features; `verbose` adds the configuration.
+    pub async fn status(&self, verbose: bool) -> Result<StatusResponse, CriError> {
+        done("Status", "", self.runtime.clone().status(limited(StatusRequest { verbose }, QUICK))).await
+    }
+
+    /// The runtime's cgroup driver, where it tells (containerd 2 and later).
+    pub async fn runtime_config(&self) -> Result<RuntimeConfigResponse, CriError> {
+        done("RuntimeConfig", "", self.runtime.clone().runtime_config(limited(RuntimeConfigRequest {}, QUICK))).await
+    }
+
+    /// Tells the runtime the node's pod range.
+    pub async fn update_runtime_config(&self, pod_cidr: &str) -> Result<(), CriError> {
+        let network_config = Some(NetworkConfig { pod_cidr: pod_cidr.into() });
+        let config = UpdateRuntimeConfigRequest { runtime_config: Some(v1::RuntimeConfig { network_config }) };
+        done("UpdateRuntimeConfig", pod_cidr, self.runtime.clone().update_runtime_config(limited(config, QUICK)))
+            .await
+            .map(drop)
+    }
+
+    // --- sandboxes ---
+
+    /// Creates and starts a pod's sandbox; answers its id.
+    pub async fn run_pod_sandbox(&self, config: PodSandboxConfig, runtime_handler: &str) -> Result<String, CriError> {
+        let object = config.metadata.as_ref().map(|m| format!("{}/{}", m.namespace, m.name)).unwrap_or_default();
+        let request = RunPodSandboxRequest { config: Some(config), runtime_handler: runtime_handler.into() };
+        let answer = done("RunPodSandbox", &object, self.runtime.clone().run_pod_sandbox(limited(request, SLOW))).await?;
+        Ok(answer.pod_sandbox_id)
+    }
+
+    /// Stops a sandbox, its containers and its network. Idempotent.
+    pub async fn stop_pod_sandbox(&self, id: &str) -> Result<(), CriError> {
+        let request = limited(StopPodSandboxRequest { pod_sandbox_id: id.into() }, SLOW);
+        done("StopPodSandbox", id, self.runtime.clone().stop_pod_sandbox(request)).await.map(drop)
+    }
+
+    /// Removes a sandbox and its containers. Idempotent.
+    pub async fn remove_pod_sandbox(&self, id: &str) -> Result<(), CriError> {
+        let request = limited(RemovePodSandboxRequest { pod_sandbox_id: id.into() }, SLOW);
+        done("RemovePodSandbox", id, self.runtime.clone().remove_pod_sandbox(request)).await.map(drop)
+    }
+
+    /// State and addresses of a sandbox; `verbose` adds what the runtime keeps about it.
+    pub async fn pod_sandbox_status(&self, id: &str, verbose: bool) -> Result<PodSandboxStatusResponse, CriError> {
+        let request = limited(PodSandboxStatusRequest { pod_sandbox_id: id.into(), verbose }, QUICK);
+        done("PodSandboxStatus", id, self.runtime.clone().pod_sandbox_status(request)).await
+    }
+
+    /// The sandboxes that match, all without a filter.
+    pub async fn list_pod_sandboxes(&self, filter: Option<PodSandboxFilter>) -> Result<Vec<PodSandbox>, CriError> {
+        let request = limited(ListPodSandboxRequest { filter }, QUICK);
+        Ok(done("ListPodSandbox", "", self.runtime.clone().list_pod_sandbox(request)).await?.items)
+    }
+
+    /// Resizes a sandbox's own limits (containerd 2.2 and later).
+    pub async fn update_pod_sandbox_resources(
+        &self,
+        id: &str,
+        overhead: Option<LinuxContainerResources>,
+        resources: Option<LinuxContainerResources>,
+    ) -> Result<(), CriError> {
+        let request = UpdatePodSandboxResourcesRequest { pod_sandbox_id: id.into(), overhead, resources };
+        done("UpdatePodSandboxResources", id, self.runtime.clone().update_pod_sandbox_resources(limited(request, QUICK)))
+            .await
+            .map(drop)
+    }
+
+    // --- containers ---
+
+    /// Creates a container in a sandbox; answers its id.
+    pub async fn create_container(
+        &self,
+        sandbox_id: &str,
+        config: ContainerConfig,
+        sandbox_config: PodSandboxConfig,
+    ) -> Result<String, CriError> {
+        let name = config.metadata.as_ref().map(|m| m.name.clone()).unwrap_or_default();
+        let request = CreateContainerRequest {
+            pod_sandbox_id: sandbox_id.into(),
+            config: Some(config),
+            sandbox_config: Some(sandbox_config),
+        };
+        let object = format!("{name} in sandbox {sandbox_id}");
+        let answer =
+            done("CreateContainer", &object, self.runtime.clone().create_container(limited(request, QUICK))).await?;
+        Ok(answer.container_id)
+    }
+
+    /// Starts a created container.
+    pub async fn start_container(&self, id: &str) -> Result<(), CriError> {
+        let request = limited(StartContainerRequest { container_id: id.into() }, QUICK);
+        done("StartContainer", id, self.runtime.clone().start_container(request)).await.map(drop)
+    }
+
+    /// Stops a container: its stop signal, and SIGKILL after `grace`. Idempotent.
+    pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), CriError> {
+        let timeout = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
+        let request = limited(StopContainerRequest { container_id: id.into(), timeout }, grace.saturating_add(QUICK));
+        done("StopContainer", id, self.runtime.clone().stop_container(request)).await.map(drop)
+    }
+
+    /// Removes a container, killing it if it runs. Idempotent.
+    pub async fn remove_container(&self, id: &str) -> Result<(), CriError> {
+        let request = limited(RemoveContainerRequest { container_id: id.into() }, QUICK);
+        done("RemoveContainer", id, self.runtime.clone().remove_container(request)).await.map(drop)
+    }
+
+    /// The containers that match, all without a filter.
+    pub async fn list_containers(&self, filter: Option<ContainerFilter>) -> Result<Vec<Container>, CriError> {
+        let request = limited(ListContainersRequest { filter }, QUICK);
+        Ok(done("ListContainers", "", self.runtime.clone().list_containers(request)).await?.containers)
+    }
+
+    /// State, exit code, times, resources and log path of a container.
+    pub async fn container_status(&self, id: &str) -> Result<ContainerStatus, CriError> {
+        let answer = self.container_status_response(id, false).await?;
+        answer.status.ok_or_else(|| CriError {
+            call: "ContainerStatus",
+            object: id.into(),
+            code: Code::Internal,
+            message: "the runtime answered no status".into(),
+        })
+    }
+
+    /// The whole answer to ContainerStatus; `verbose` adds the runtime's own information (pid, spec, snapshot).
+    pub async fn container_status_response(&self, id: &str, verbose: bool) -> Result<ContainerStatusResponse, CriError> {
+        let request = limited(ContainerStatusRequest { container_id: id.into(), verbose }, QUICK);
+        done("ContainerStatus", id, self.runtime.clone().container_status(request)).await
+    }
+
+    /// Changes a running container's limits.
+    pub async fn update_container_resources(
+        &self,
+        id: &str,
+        linux: LinuxContainerResources,
+    ) -> Result<(), CriError> {
+        let request =
+            UpdateContainerResourcesRequest { container_id: id.into(), linux: Some(linux), ..Default::default() };
+        done("UpdateContainerResources", id, self.runtime.clone().update_container_resources(limited(request, QUICK)))
+            .await
+            .map(drop)
+    }
+
+    /// Makes the runtime open the container's log anew, after the file was renamed.
+    pub async fn reopen_container_log(&self, id: &str) -> Result<(), CriError> {
+        let request = limited(ReopenContainerLogRequest { container_id: id.into() }, QUICK);
+        done("ReopenContainerLog", id, self.runtime.clone().reopen_container_log(request)).await.map(drop)
+    }
+
+    /// Runs a command in a container and answers its output and exit code. A zero `timeout` means none.
+    pub async fn exec_sync(
+        &self,
+        id: &str,
+        cmd: Vec<String>,
+        timeout: Duration,
+    ) -> Result<ExecSyncResponse, CriError> {
+        // CRI counts whole seconds; less than one would mean none at all.
+        let seconds = if timeout.is_zero() { 0 } else { timeout.as_secs_f64().ceil() as i64 };
+        let deadline = if timeout.is_zero() { PULL } else { timeout.saturating_add(GRACE) };
+        let request = limited(ExecSyncRequest { container_id: id.into(), cmd, timeout: seconds }, deadline);
+        done("ExecSync", id, self.runtime.clone().exec_sync(request)).await
+    }
+
+    // --- streaming ---
+
+    /// The URL at which the runtime serves this exec.
+    pub async fn exec(&self, request: ExecRequest) -> Result<String, CriError> {
+        let id = request.container_id.clone();
+        Ok(done("Exec", &id, self.runtime.clone().exec(limited(request, QUICK))).await?.url)
+    }
+
+    /// The URL at which the runtime serves this attach.
+    pub async fn attach(&self, request: AttachRequest) -> Result<String, CriError> {
+        let id = request.container_id.clone();
+        Ok(done("Attach", &id, self.runtime.clone().attach(limited(request, QUICK))).await?.url)
+    }
+
+    /// The URL at which the runtime forwards `ports` of a sandbox.
+    pub async fn port_forward(&self, sandbox_id: &str, ports: Vec<i32>) -> Result<String, CriError> {
+        let request = limited(PortForwardRequest { pod_sandbox_id: sandbox_id.into(), port: ports }, QUICK);
+        Ok(done("PortForward", sandbox_id, self.runtime.clone().port_forward(request)).await?.url)
+    }
+
+    // --- statistics ---
+
+    /// Usage of one container.
+    pub async fn container_stats(&self, id: &str) -> Result<Option<ContainerStats>, CriError> {
+        let request = limited(ContainerStatsRequest { container_id: id.into() }, QUICK);
+        Ok(done("ContainerStats", id, self.runtime.clone().container_stats(request)).await?.stats)
+    }
+
+    /// Usage of the containers that match.
+    pub async fn list_container_stats(
+        &self,
+        filter: Option<ContainerStatsFilter>,
+    ) -> Result<Vec<ContainerStats>, CriError> {
+        let request = limited(ListContainerStatsRequest { filter }, QUICK);
+        Ok(done("ListContainerStats", "", self.runtime.clone().list_container_stats(request)).await?.stats)
+    }
+
+    /// Usage of one sandbox, network included.
+    pub async fn pod_sandbox_stats(&self, id: &str) -> Result<Option<PodSandboxStats>, CriError> {
+        let request = limited(PodSandboxStatsRequest { pod_sandbox_id: id.into() }, QUICK);
+        Ok(done("PodSandboxStats", id, self.runtime.clone().pod_sandbox_stats(request)).await?.stats)
+    }
+
+    /// Usage of the sandboxes that match.
+    pub async fn list_pod_sandbox_stats(
+        &self,
+        filter: Option<PodSandboxStatsFilter>,
+    ) -> Result<Vec<PodSandboxStats>, CriError> {
+        let request = limited(ListPodSandboxStatsRequest { filter }, QUICK);
+        Ok(done("ListPodSandboxStats", "", self.runtime.clone().list_pod_sandbox_stats(request)).await?.stats)
+    }
+
+    // --- images ---
+
+    /// The images the runtime has.
+    pub async fn list_images(&self) -> Result<Vec<Image>, CriError> {
+        let request = limited(ListImagesRequest { filter: None }, QUICK);
+        Ok(done("ListImages", "", self.images.clone().list_images(request)).await?.images)
+    }
+
+    /// The image of this name, if the runtime has it.
+    pub async fn image_status(&self, image: &ImageSpec) -> Result<Option<Image>, CriError> {
+        let request = limited(ImageStatusRequest { image: Some(image.clone()), verbose: false }, QUICK);
+        Ok(done("ImageStatus", &image.image, self.images.clone().image_status(request)).await?.image)
+    }
+
+    /// Pulls an image; answers its reference (id or digest).
+    pub async fn pull_image(
+        &self,
+        image: &ImageSpec,
+        auth: Option<AuthConfig>,
+        sandbox_config: Option<PodSandboxConfig>,
+    ) -> Result<String, CriError> {
+        let request = limited(PullImageRequest { image: Some(image.clone()), auth, sandbox_config }, PULL);
+        Ok(done("PullImage", &image.image, self.images.clone().pull_image(request)).await?.image_ref)
+    }
+
+    /// Removes an image. Idempotent.
+    pub async fn remove_image(&self, image: &ImageSpec) -> Result<(), CriError> {
+        let request = limited(RemoveImageRequest { image: Some(image.clone()) }, QUICK);
+        done("RemoveImage", &image.image, self.images.clone().remove_image(request)).await.map(drop)
+    }
+
+    /// Space that images (and, since CRI 1.29, containers) take.
+    pub async fn image_fs_info(&self) -> Result<ImageFsInfoResponse, CriError> {
+        done("ImageFsInfo", "", self.images.clone().image_fs_info(limited(ImageFsInfoRequest {}, QUICK))).await
+    }
+}
+
+fn limited<T>(message: T, timeout: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(timeout);
+    request
+}
+
+async fn done<T>(
+    call: &'static str,
+    object: &str,
+    answer: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, CriError> {
+    answer.await.map(Response::into_inner).map_err(|status| {
+        // tonic reports its own deadline as a cancellation.
+        let expired = status.code() == Code::Cancelled && status.message().contains("Timeout expired");
+        CriError {
+            call,
+            object: object.to_owned(),
+            code: if expired { Code::DeadlineExceeded } else { status.code() },
+            message: status.message().to_owned(),
+        }
+    })
+}
