@@ -1,1 +1,19 @@
-//! To be written.
+//! What a component knows of the cluster: indexed projections fed by watches, and the tools to act on changes.
+//!
+//! - [`Informer`] holds a projection of every object of one resource: a struct of the few fields its user needs.
+//! - [`index::Index`] is its synchronous core: apply an event, read a snapshot. No I/O.
+//! - [`source`] is the only code that talks to the API server: watch, resume, start again.
+//! - [`queue`] turns changes into reconciliations: deduplicated keys, back-off, bounded parallelism.
+//! - [`recorder`] writes Events about objects.
+
+mod frame;
+pub mod index;
+mod informer;
+pub mod meta;
+pub mod queue;
+pub mod recorder;
+pub mod source;
+
+pub use index::Event;
+pub use informer::{Builder, Informer};
+pub use meta::{Meta, ObjectKey, OwnerReference, Projection};
