@@ -18,7 +18,9 @@ pub enum EndpointError {
     #[error("container runtime endpoint {0:?}: use unix:///path/to/socket")]
     Scheme(String),
     /// The path does not fit a socket address.
-    #[error("socket path {path} has {length} bytes, the kernel allows {SOCKET_PATH_MAX}: choose a shorter data directory")]
+    #[error(
+        "socket path {path} has {length} bytes, the kernel allows {SOCKET_PATH_MAX}: choose a shorter data directory"
+    )]
     TooLong {
         /// The path.
         path: String,

@@ -12,7 +12,10 @@ pub mod v1;
 #[path = "generated/containerd/mod.rs"]
 mod generated;
 
+mod backoff;
 mod endpoint;
+pub mod events;
+mod namespace;
 mod runtime;
 
 pub use endpoint::{EndpointError, socket_path};

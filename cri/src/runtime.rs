@@ -108,7 +108,8 @@ impl Runtime {
     pub async fn run_pod_sandbox(&self, config: PodSandboxConfig, runtime_handler: &str) -> Result<String, CriError> {
         let object = config.metadata.as_ref().map(|m| format!("{}/{}", m.namespace, m.name)).unwrap_or_default();
         let request = RunPodSandboxRequest { config: Some(config), runtime_handler: runtime_handler.into() };
-        let answer = done("RunPodSandbox", &object, self.runtime.clone().run_pod_sandbox(limited(request, SLOW))).await?;
+        let answer =
+            done("RunPodSandbox", &object, self.runtime.clone().run_pod_sandbox(limited(request, SLOW))).await?;
         Ok(answer.pod_sandbox_id)
     }
 
@@ -144,9 +145,13 @@ impl Runtime {
         resources: Option<LinuxContainerResources>,
     ) -> Result<(), CriError> {
         let request = UpdatePodSandboxResourcesRequest { pod_sandbox_id: id.into(), overhead, resources };
-        done("UpdatePodSandboxResources", id, self.runtime.clone().update_pod_sandbox_resources(limited(request, QUICK)))
-            .await
-            .map(drop)
+        done(
+            "UpdatePodSandboxResources",
+            id,
+            self.runtime.clone().update_pod_sandbox_resources(limited(request, QUICK)),
+        )
+        .await
+        .map(drop)
     }
 
     // --- containers ---
@@ -206,18 +211,31 @@ impl Runtime {
         })
     }
 
+    /// The status of a container whose exit containerd's events have told.
+    ///
+    /// The event may come before CRI has written the exit down. Stopping a container that is over kills nothing and
+    /// answers once it is recorded, so no state has to be polled.
+    pub async fn exited_container_status(&self, id: &str) -> Result<ContainerStatus, CriError> {
+        let status = self.container_status(id).await?;
+        if status.state() == ContainerState::ContainerExited {
+            return Ok(status);
+        }
+        self.stop_container(id, Duration::ZERO).await?;
+        self.container_status(id).await
+    }
+
     /// The whole answer to ContainerStatus; `verbose` adds the runtime's own information (pid, spec, snapshot).
-    pub async fn container_status_response(&self, id: &str, verbose: bool) -> Result<ContainerStatusResponse, CriError> {
+    pub async fn container_status_response(
+        &self,
+        id: &str,
+        verbose: bool,
+    ) -> Result<ContainerStatusResponse, CriError> {
         let request = limited(ContainerStatusRequest { container_id: id.into(), verbose }, QUICK);
         done("ContainerStatus", id, self.runtime.clone().container_status(request)).await
     }
 
     /// Changes a running container's limits.
-    pub async fn update_container_resources(
-        &self,
-        id: &str,
-        linux: LinuxContainerResources,
-    ) -> Result<(), CriError> {
+    pub async fn update_container_resources(&self, id: &str, linux: LinuxContainerResources) -> Result<(), CriError> {
         let request =
             UpdateContainerResourcesRequest { container_id: id.into(), linux: Some(linux), ..Default::default() };
         done("UpdateContainerResources", id, self.runtime.clone().update_container_resources(limited(request, QUICK)))
@@ -232,12 +250,7 @@ impl Runtime {
     }
 
     /// Runs a command in a container and answers its output and exit code. A zero `timeout` means none.
-    pub async fn exec_sync(
-        &self,
-        id: &str,
-        cmd: Vec<String>,
-        timeout: Duration,
-    ) -> Result<ExecSyncResponse, CriError> {
+    pub async fn exec_sync(&self, id: &str, cmd: Vec<String>, timeout: Duration) -> Result<ExecSyncResponse, CriError> {
         // CRI counts whole seconds; less than one would mean none at all.
         let seconds = if timeout.is_zero() { 0 } else { timeout.as_secs_f64().ceil() as i64 };
         let deadline = if timeout.is_zero() { PULL } else { timeout.saturating_add(GRACE) };
