@@ -1,0 +1,3 @@
+//! Environment of containers.
+
+mod expand;

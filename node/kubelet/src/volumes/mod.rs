@@ -1,0 +1,5 @@
+//! Volumes of pods.
+
+mod atomic;
+mod mounts;
+mod ownership;
