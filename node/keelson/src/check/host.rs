@@ -1,0 +1,59 @@
+//! What the checks may look at: files below a root, and programs on the path.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A machine, or in tests a directory that looks like one.
+pub(crate) struct Host {
+    root: PathBuf,
+}
+
+impl Host {
+    /// The machine that this process runs on.
+    pub(crate) fn this() -> Self {
+        Self { root: "/".into() }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// The path below the root.
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path.trim_start_matches('/'))
+    }
+
+    /// Whether the file or directory is there.
+    pub(crate) fn has(&self, path: &str) -> bool {
+        self.path(path).exists()
+    }
+
+    /// The file's text without surrounding white space; `None` where it cannot be read.
+    pub(crate) fn read(&self, path: &str) -> Option<String> {
+        std::fs::read_to_string(self.path(path)).ok().map(|text| text.trim().to_owned())
+    }
+
+    /// A number in a file of /proc or /sys.
+    pub(crate) fn number(&self, path: &str) -> Option<u64> {
+        self.read(path)?.split_whitespace().next()?.parse().ok()
+    }
+
+    /// The first of the names that is a program on the path or in the system's directories.
+    pub(crate) fn program(&self, names: &[&str]) -> Option<PathBuf> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let fixed = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from);
+        std::env::split_paths(&path)
+            .chain(fixed)
+            .flat_map(|dir| names.iter().map(move |name| dir.join(name)))
+            .map(|file| self.path(&file.to_string_lossy()))
+            .find(|file| file.is_file())
+    }
+}
+
+/// The first line that a program prints, on either stream.
+pub(crate) fn first_line(program: &Path, args: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(args).output().ok()?;
+    let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
+    String::from_utf8_lossy(&text).lines().next().map(str::to_owned)
+}

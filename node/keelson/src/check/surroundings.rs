@@ -1,0 +1,175 @@
+//! Checks of what stands around the kernel: the runtime, free ports, name resolution, firewall, SELinux, disk.
+
+use super::Finding;
+use super::host::{Host, first_line};
+use crate::cli::CheckArgs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+
+/// Port of the kubelet's API.
+const KUBELET_PORT: u16 = 10250;
+/// Least free space for the data directory, in bytes: images, logs and the store.
+const LEAST_SPACE: u64 = 2 << 30;
+
+pub(crate) fn findings(host: &Host, args: &CheckArgs) -> Vec<Finding> {
+    vec![
+        root(),
+        containerd(host),
+        runc(host),
+        nft(host),
+        port("port-apiserver", args.port, "--port"),
+        port("port-kubelet", KUBELET_PORT, "ending the other kubelet"),
+        resolv_conf(host),
+        firewalld(host),
+        selinux(host),
+        data_dir(&args.data_dir),
+    ]
+}
+
+fn root() -> Finding {
+    if nix::unistd::geteuid().is_root() {
+        Finding::ok("root", "yes")
+    } else {
+        Finding::failed("root", "this process is not root", "run keelson as root")
+    }
+}
+
+fn containerd(host: &Host) -> Finding {
+    let remedy = "install containerd 1.6 or later (apt-get install containerd, dnf install containerd)";
+    let Some(program) = host.program(&["containerd"]) else {
+        return Finding::failed("containerd", "not on the path", remedy);
+    };
+    let line = first_line(&program, &["--version"]).unwrap_or_default();
+    // "containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u1"
+    let version = line.split_whitespace().nth(2).unwrap_or("").trim_start_matches('v').to_owned();
+    let mut parts = version.split(['.', '~', '-']).map_while(|part| part.parse::<u32>().ok());
+    match (parts.next(), parts.next()) {
+        (Some(major), Some(minor)) if (major, minor) >= (1, 6) => Finding::ok("containerd", version),
+        _ => Finding::failed("containerd", format!("'{line}' is not 1.6 or later"), remedy),
+    }
+}
+
+fn runc(host: &Host) -> Finding {
+    match host.program(&["runc", "crun"]) {
+        Some(program) => Finding::ok("runc", first_line(&program, &["--version"]).unwrap_or_default()),
+        None => Finding::failed("runc", "not on the path", "install runc (apt-get install runc, dnf install runc)"),
+    }
+}
+
+fn nft(host: &Host) -> Finding {
+    match host.program(&["nft"]) {
+        Some(program) => Finding::ok("nft", first_line(&program, &["--version"]).unwrap_or_default()),
+        None => Finding::failed(
+            "nft",
+            "not on the path: pods could not reach the outside",
+            "install nftables (apt-get install nftables, dnf install nftables)",
+        ),
+    }
+}
+
+fn port(check: &'static str, port: u16, remedy: &str) -> Finding {
+    match TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)) {
+        Ok(_) => Finding::ok(check, format!("{port} is free")),
+        Err(error) => Finding::warning(
+            check,
+            format!("{port} cannot be listened on: {error}"),
+            format!("if that is not keelson itself: free it by {remedy}"),
+        ),
+    }
+}
+
+fn resolv_conf(host: &Host) -> Finding {
+    let text = host.read("/etc/resolv.conf").unwrap_or_default();
+    let servers: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("nameserver")).map(str::trim).collect();
+    let local = |server: &&str| server.starts_with("127.") || *server == "::1";
+    if servers.is_empty() {
+        return Finding::warning(
+            "resolv.conf",
+            "/etc/resolv.conf names no server: pods will resolve cluster names only",
+            "name a server there, or give another file with --resolv-conf",
+        );
+    }
+    if servers.iter().all(|server| local(server)) {
+        let upstream = "/run/systemd/resolve/resolv.conf";
+        if host.has(upstream) {
+            return Finding::ok("resolv.conf", format!("a local stub; {upstream} is used instead"));
+        }
+        return Finding::warning(
+            "resolv.conf",
+            format!("{} is on this machine's loopback, which pods cannot reach", servers.join(", ")),
+            "give a file with the real servers with --resolv-conf",
+        );
+    }
+    Finding::ok("resolv.conf", servers.join(", "))
+}
+
+fn firewalld(host: &Host) -> Finding {
+    if !host.has("/run/firewalld") && !host.has("/var/run/firewalld.pid") {
+        return Finding::ok("firewalld", "not running");
+    }
+    Finding::warning(
+        "firewalld",
+        "running: its zones drop the traffic of pods",
+        "firewall-cmd --permanent --zone=trusted --add-source=10.244.0.0/16 --add-source=10.96.0.0/16 && firewall-cmd --permanent --add-port=6443/tcp --add-port=10250/tcp && firewall-cmd --reload",
+    )
+}
+
+fn selinux(host: &Host) -> Finding {
+    let enforcing = host.read("/sys/fs/selinux/enforce").is_some_and(|value| value == "1");
+    if !enforcing {
+        return Finding::ok("selinux", "not enforcing");
+    }
+    if host.has("/usr/share/selinux/packages/container.pp.bz2") || host.has("/var/lib/selinux/targeted/active/modules/200/container") {
+        return Finding::ok("selinux", "enforcing, with container-selinux");
+    }
+    Finding::failed("selinux", "enforcing without container-selinux", "dnf install container-selinux")
+}
+
+fn data_dir(dir: &Path) -> Finding {
+    // The directory may not be there yet: its nearest ancestor tells the file system.
+    let existing = dir.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
+    match nix::sys::statvfs::statvfs(existing) {
+        Ok(stat) => {
+            let free = stat.blocks_available() * stat.fragment_size();
+            let detail = format!("{} MiB free at {}", free >> 20, dir.display());
+            if free < LEAST_SPACE {
+                return Finding::failed("disk", detail, "free some space, or give another --data-dir");
+            }
+            Finding::ok("disk", detail)
+        }
+        Err(error) => Finding::failed("disk", format!("{}: {error}", existing.display()), "give another --data-dir"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::Level;
+
+    #[test]
+    fn resolv_conf_behind_a_stub() {
+        let stub = "nameserver 127.0.0.53\n";
+        let cases: [(&[(&str, &str)], Level); 4] = [
+            (&[("etc/resolv.conf", "nameserver 192.0.2.1\n")], Level::Ok),
+            (&[("etc/resolv.conf", stub), ("run/systemd/resolve/resolv.conf", "nameserver 192.0.2.1\n")], Level::Ok),
+            (&[("etc/resolv.conf", stub)], Level::Warning),
+            (&[], Level::Warning),
+        ];
+        for (files, level) in cases {
+            let dir = tempfile::tempdir().unwrap();
+            for (path, content) in files {
+                let path = dir.path().join(path);
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                std::fs::write(path, content).unwrap();
+            }
+            assert_eq!(resolv_conf(&Host::at(dir.path())).level, level, "{files:?}");
+        }
+    }
+
+    #[test]
+    fn a_taken_port_is_named() {
+        let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        let taken = listener.local_addr().unwrap().port();
+        assert_eq!(port("port", taken, "--port").level, Level::Warning);
+    }
+}

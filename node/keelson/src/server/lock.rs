@@ -1,0 +1,54 @@
+//! One server a data directory: an advisory lock that the kernel drops with the process.
+
+use anyhow::{Context, bail};
+use nix::fcntl::{Flock, FlockArg};
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::path::Path;
+
+/// The held lock; dropping it gives it back.
+#[derive(Debug)]
+pub(crate) struct DataDirLock {
+    _lock: Flock<File>,
+}
+
+/// Takes the lock of a data directory, and writes our process id into it.
+///
+/// # Errors
+/// Another server has it: names that server's process id.
+pub(crate) fn take(data_dir: &Path) -> anyhow::Result<DataDirLock> {
+    let path = data_dir.join("run/keelson.pid");
+    let at = || format!("{}: cannot be written", path.display());
+    let file = File::options().create(true).truncate(false).read(true).write(true).open(&path).with_context(at)?;
+    let mut lock = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => lock,
+        Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
+            let mut holder = String::new();
+            file.read_to_string(&mut holder).with_context(at)?;
+            bail!(
+                "{} is in use by another keelson server (process {}); stop it, or give another --data-dir",
+                data_dir.display(),
+                holder.trim()
+            );
+        }
+        Err((_, error)) => return Err(error).with_context(at),
+    };
+    lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| writeln!(lock, "{}", std::process::id())).with_context(at)?;
+    Ok(DataDirLock { _lock: lock })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_is_refused_and_told_who_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("run")).unwrap();
+        let first = take(dir.path()).unwrap();
+        let message = take(dir.path()).unwrap_err().to_string();
+        assert!(message.contains(&format!("process {}", std::process::id())), "{message}");
+        drop(first);
+        take(dir.path()).unwrap();
+    }
+}
