@@ -1,0 +1,20 @@
+//! The watch cache: one resource's latest objects and recent events, in memory.
+//!
+//! It is fed by one [`WatchStream`](crate::WatchStream). Reads first apply what that stream already holds, so whatever was
+//! acknowledged by the store before a read began is seen by it, without waiting for the cache's task.
+//!
+//! - [`map`] is the ordered map; a [`Snapshot`] of it is two pointers, and a list walks it without a lock.
+//! - [`ring`] keeps recent events, bounded by count and bytes. Watchers read it by index: an event is stored, encoded and
+//!   announced once, whatever the number of watchers. Who falls off its end is cut off.
+//! - Older revisions are had by undoing events on a snapshot, and beyond the ring from the store's history.
+
+mod entry;
+mod map;
+mod ring;
+mod watch_cache;
+mod watcher;
+
+pub use entry::{Entry, Extractor, Pairs, Selectable, WatchEvent};
+pub use map::{Range, Snapshot};
+pub use watch_cache::{CacheError, CacheOptions, WatchCache};
+pub use watcher::Watcher;

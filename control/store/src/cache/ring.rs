@@ -1,0 +1,74 @@
+//! Recent events, read by index.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::entry::WatchEvent;
+use crate::api::Revision;
+
+/// What an event costs beside the states it keeps alive.
+const OVERHEAD: usize = 160;
+
+/// A bounded log of events. Every event ever added has an index; the oldest ones are forgotten.
+pub(crate) struct Ring {
+    events: VecDeque<Arc<WatchEvent>>,
+    /// Index of the first event kept.
+    first: u64,
+    /// Everything after this revision is kept.
+    floor: Revision,
+    bytes: usize,
+    max_events: usize,
+    max_bytes: usize,
+}
+
+impl Ring {
+    pub(crate) fn new(floor: Revision, max_events: usize, max_bytes: usize) -> Ring {
+        Ring { events: VecDeque::new(), first: 0, floor, bytes: 0, max_events, max_bytes }
+    }
+
+    pub(crate) fn push(&mut self, event: Arc<WatchEvent>) {
+        self.bytes += cost(&event);
+        self.events.push_back(event);
+        while self.events.len() > self.max_events || (self.bytes > self.max_bytes && self.events.len() > 1) {
+            let Some(oldest) = self.events.pop_front() else { break };
+            self.bytes -= cost(&oldest);
+            self.first += 1;
+            self.floor = oldest.revision();
+        }
+    }
+
+    /// Forgets everything, as after a gap; watchers notice that they fell off.
+    pub(crate) fn reset(&mut self, floor: Revision) {
+        self.first = self.end() + 1;
+        self.events.clear();
+        self.bytes = 0;
+        self.floor = floor;
+    }
+
+    /// Everything after this revision is still here.
+    pub(crate) fn floor(&self) -> Revision {
+        self.floor
+    }
+
+    /// The index that the next event will get.
+    pub(crate) fn end(&self) -> u64 {
+        self.first + self.events.len() as u64
+    }
+
+    /// The index of the first event after `revision` (of those kept).
+    pub(crate) fn index_after(&self, revision: Revision) -> u64 {
+        self.first + self.events.partition_point(|event| event.revision() <= revision) as u64
+    }
+
+    /// The events from `index` on; `None` when the one at `index` is forgotten.
+    pub(crate) fn since(&self, index: u64) -> Option<impl DoubleEndedIterator<Item = &Arc<WatchEvent>>> {
+        let skip = usize::try_from(index.checked_sub(self.first)?).ok()?;
+        (skip <= self.events.len()).then(|| self.events.range(skip..))
+    }
+}
+
+/// The bytes that only the ring keeps alive: superseded and deleted states.
+fn cost(event: &WatchEvent) -> usize {
+    let deleted = if event.kind == crate::EventKind::Deleted { event.entry.bytes.len() } else { 0 };
+    OVERHEAD + deleted + event.previous.as_ref().map_or(0, |previous| previous.bytes.len() + OVERHEAD)
+}

@@ -1,0 +1,81 @@
+//! One client's view of a cache's events.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::entry::WatchEvent;
+use super::watch_cache::{CacheError, Shared};
+use crate::api::Revision;
+
+/// Events handed out at once: enough to fill large buffers, few enough to let other tasks run.
+const BATCH: usize = 512;
+
+/// A running watch. It holds an index into the cache's ring, no queue of its own: who falls off the ring's end gets
+/// [`CacheError::Lagged`], once and for all.
+pub struct Watcher {
+    pub(super) shared: Arc<Shared>,
+    pub(super) announced: watch::Receiver<u64>,
+    pub(super) prefix: Box<str>,
+    /// Events from the store's history, older than the ring.
+    pub(super) backlog: VecDeque<Arc<WatchEvent>>,
+    /// The ring's index to go on from.
+    pub(super) next: u64,
+    /// Everything up to here has been delivered, or was not asked for.
+    pub(super) after: Revision,
+}
+
+impl Watcher {
+    /// The next events in order, at least one. Dropping the future loses none.
+    pub async fn next(&mut self) -> Result<Vec<Arc<WatchEvent>>, CacheError> {
+        loop {
+            self.announced.borrow_and_update();
+            let events = self.take()?;
+            if !events.is_empty() {
+                return Ok(events);
+            }
+            self.announced.changed().await.map_err(|_| CacheError::Closed)?;
+        }
+    }
+
+    /// The events that are there, without waiting.
+    pub fn take(&mut self) -> Result<Vec<Arc<WatchEvent>>, CacheError> {
+        if !self.backlog.is_empty() {
+            let count = self.backlog.len().min(BATCH);
+            let events: Vec<_> = self.backlog.drain(..count).collect();
+            self.after = events.last().map_or(self.after, |event| event.revision());
+            return Ok(events);
+        }
+        let state = self.shared.state();
+        let Some(fresh) = state.ring.since(self.next) else { return Err(CacheError::Lagged) };
+        let mut events = Vec::new();
+        for event in fresh {
+            if events.len() == BATCH {
+                break;
+            }
+            self.next += 1;
+            if event.revision() > self.after {
+                self.after = event.revision();
+                if event.entry.key.starts_with(&*self.prefix) {
+                    events.push(event.clone());
+                }
+            }
+        }
+        if events.is_empty() && state.closed {
+            return Err(CacheError::Closed);
+        }
+        Ok(events)
+    }
+
+    /// Every event up to this revision has been delivered: what a bookmark may say. It advances while other resources
+    /// are written.
+    pub fn progress(&self) -> Revision {
+        let state = self.shared.state();
+        if self.backlog.is_empty() && self.next == state.ring.end() {
+            self.after.max(self.shared.revision())
+        } else {
+            self.after
+        }
+    }
+}
