@@ -1,6 +1,34 @@
-//! Events about objects. To be filled in.
+//! Events about objects: what users read in `kubectl describe`.
+//!
+//! Recording never blocks and never fails: a bounded queue feeds one writer. Repetitions raise a count instead of making new
+//! Events, many similar ones are combined, and an object that produces a stream of them is throttled.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::Hash;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use crate::source::error_chain;
+
+const QUEUE: usize = 1000;
+/// How many repetitions are remembered.
+const REMEMBERED: usize = 4096;
+/// From this many different messages on, Events alike in all else are combined.
+const SIMILAR_LIMIT: usize = 10;
+const SIMILAR_WINDOW: Duration = Duration::from_secs(600);
+/// Events an object may cause at once, and how long it takes to earn another.
+const BURST: f64 = 25.0;
+const EARN: Duration = Duration::from_secs(300);
+const TRIES: u32 = 3;
+/// How long queued Events may still be written at shutdown.
+const DRAIN: Duration = Duration::from_secs(1);
 
 /// The object an Event is about.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -32,27 +60,443 @@ pub enum EventType {
 
 /// Writes Events for one component. Clones share its queue.
 #[derive(Clone)]
-pub struct Recorder;
+pub struct Recorder {
+    queue: mpsc::Sender<Note>,
+    dropped: Arc<AtomicU64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Note {
+    object: ObjectRef,
+    kind: EventType,
+    reason: String,
+    message: String,
+}
+
+struct Writer {
+    client: kube::Client,
+    correlator: Correlator,
+    source: Source,
+}
+
+#[derive(Clone)]
+struct Source {
+    component: String,
+    host: String,
+}
+
+/// Decides what becomes of a note. Pure: time comes in with each call.
+struct Correlator {
+    known: Remembered<Note, Written>,
+    similar: Remembered<Group, Similar>,
+    budgets: Remembered<ObjectRef, Budget>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Written {
+    name: String,
+    first: Timestamp,
+    count: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Group {
+    object: ObjectRef,
+    kind: EventType,
+    reason: String,
+}
+
+struct Similar {
+    since: Timestamp,
+    messages: HashSet<String>,
+}
+
+struct Budget {
+    tokens: f64,
+    at: Timestamp,
+}
+
+/// What the writer is to do.
+#[derive(Debug, PartialEq)]
+enum Decision {
+    Create(Note, Written),
+    Repeat(Note, Written),
+    Throttle,
+}
+
+/// A map that forgets its oldest entries.
+struct Remembered<K, V> {
+    entries: HashMap<K, V>,
+    order: VecDeque<K>,
+}
+
+// === impl ObjectRef ===
+
+impl ObjectRef {
+    /// A reference to an object known by its metadata.
+    pub fn of(api_version: &str, kind: &str, meta: &crate::Meta) -> Self {
+        Self {
+            api_version: api_version.into(),
+            kind: kind.into(),
+            namespace: meta.namespace.clone(),
+            name: meta.name.clone(),
+            uid: meta.uid.clone(),
+            resource_version: meta.resource_version.clone(),
+            field_path: String::new(),
+        }
+    }
+
+    fn to_value(&self) -> Value {
+        let mut value = json!({ "apiVersion": self.api_version, "kind": self.kind, "name": self.name });
+        let optional = [
+            ("namespace", &self.namespace),
+            ("uid", &self.uid),
+            ("resourceVersion", &self.resource_version),
+            ("fieldPath", &self.field_path),
+        ];
+        for (field, text) in optional.into_iter().filter(|(_, text)| !text.is_empty()) {
+            value[field] = Value::from(text.as_str());
+        }
+        value
+    }
+}
+
+// === impl Recorder ===
 
 impl Recorder {
     /// Starts the writer; `host` is empty for components that belong to no node.
     pub fn new(
-        _client: kube::Client,
-        _component: impl Into<String>,
-        _host: impl Into<String>,
-        _tasks: &TaskTracker,
-        _shutdown: CancellationToken,
+        client: kube::Client,
+        component: impl Into<String>,
+        host: impl Into<String>,
+        tasks: &TaskTracker,
+        shutdown: CancellationToken,
     ) -> Self {
-        Recorder
+        let (queue, notes) = mpsc::channel(QUEUE);
+        let source = Source { component: component.into(), host: host.into() };
+        let writer = Writer { client, source, correlator: Correlator::new() };
+        tasks.spawn(writer.run(notes, shutdown));
+        Self { queue, dropped: Arc::default() }
     }
 
     /// Tells of something that happened to `object`. Never blocks: when the queue is full the Event is dropped and counted.
-    pub fn event(
-        &self,
-        _object: &ObjectRef,
-        _kind: EventType,
-        _reason: impl Into<String>,
-        _message: impl Into<String>,
-    ) {
+    pub fn event(&self, object: &ObjectRef, kind: EventType, reason: impl Into<String>, message: impl Into<String>) {
+        let mut message: String = message.into();
+        if message.len() > 1024 {
+            let end = (0..=1021).rev().find(|end| message.is_char_boundary(*end)).unwrap_or_default();
+            message.truncate(end);
+            message.push_str("...");
+        }
+        let note = Note { object: object.clone(), kind, reason: reason.into(), message };
+        if self.queue.try_send(note).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How many Events were dropped because the queue was full or the writer had ended.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+}
+
+// === impl Writer ===
+
+impl Writer {
+    async fn run(mut self, mut notes: mpsc::Receiver<Note>, shutdown: CancellationToken) {
+        loop {
+            let note = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                note = notes.recv() => note,
+            };
+            let Some(note) = note else { return };
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = self.write(note) => {}
+            }
+        }
+        notes.close();
+        // The last words before a shutdown are often the interesting ones, but it must not wait long for them.
+        let rest = async {
+            while let Some(note) = notes.recv().await {
+                self.write(note).await;
+            }
+        };
+        let _ = tokio::time::timeout(DRAIN, rest).await;
+    }
+
+    async fn write(&mut self, note: Note) {
+        let now = Timestamp::now();
+        for attempt in 0..TRIES {
+            let decision = self.correlator.decide(note.clone(), now, attempt == 0);
+            let error = match &decision {
+                Decision::Throttle => return,
+                Decision::Create(note, written) => match self.create(note, written, now).await {
+                    Ok(()) => return,
+                    Err(error) => error,
+                },
+                Decision::Repeat(note, written) => match self.repeat(note, written, now).await {
+                    Ok(()) => return,
+                    Err(error) => error,
+                },
+            };
+            self.correlator.forget(&decision);
+            match &error {
+                // Expired meanwhile: write it anew.
+                kube::Error::Api(status) if status.code == 404 && matches!(decision, Decision::Repeat(..)) => continue,
+                // Refused (namespace being deleted, not allowed, invalid): trying again changes nothing.
+                kube::Error::Api(status) if status.code < 500 && status.code != 429 => {
+                    tracing::debug!(reason = note.reason, error = error_chain(&error), "event refused");
+                    return;
+                }
+                _ if attempt + 1 == TRIES => {
+                    tracing::warn!(reason = note.reason, error = error_chain(&error), "event lost");
+                }
+                _ => tokio::time::sleep(Duration::from_millis(200 << attempt)).await,
+            }
+        }
+    }
+
+    async fn create(&self, note: &Note, written: &Written, now: Timestamp) -> Result<(), kube::Error> {
+        let body = self.source.event(note, written, now);
+        let request = http::Request::post(path(&note.object, None));
+        send(&self.client, request, "application/json", &body).await
+    }
+
+    async fn repeat(&self, note: &Note, written: &Written, now: Timestamp) -> Result<(), kube::Error> {
+        let body = json!({ "count": written.count, "lastTimestamp": seconds(now), "message": note.message });
+        let request = http::Request::patch(path(&note.object, Some(&written.name)));
+        send(&self.client, request, "application/merge-patch+json", &body).await
+    }
+}
+
+// === impl Source ===
+
+impl Source {
+    fn event(&self, note: &Note, written: &Written, now: Timestamp) -> Value {
+        let mut source = json!({ "component": self.component });
+        if !self.host.is_empty() {
+            source["host"] = Value::from(self.host.as_str());
+        }
+        json!({
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": { "name": written.name, "namespace": namespace(&note.object) },
+            "involvedObject": note.object.to_value(),
+            "type": match note.kind { EventType::Normal => "Normal", EventType::Warning => "Warning" },
+            "reason": note.reason,
+            "message": note.message,
+            "source": source,
+            "firstTimestamp": seconds(written.first),
+            "lastTimestamp": seconds(now),
+            "count": written.count,
+            "reportingComponent": self.component,
+            "reportingInstance": self.host,
+        })
+    }
+}
+
+// === impl Correlator ===
+
+impl Correlator {
+    fn new() -> Self {
+        Self { known: Remembered::new(), similar: Remembered::new(), budgets: Remembered::new() }
+    }
+
+    /// `first` is false when the same note is decided on again after a failure, which must not be charged twice.
+    fn decide(&mut self, note: Note, now: Timestamp, first: bool) -> Decision {
+        let note = self.combine(note, now);
+        if first && !self.charge(&note.object, now) {
+            return Decision::Throttle;
+        }
+        if let Some(written) = self.known.get_mut(&note) {
+            written.count += 1;
+            let written = written.clone();
+            return Decision::Repeat(note, written);
+        }
+        let name = format!("{}.{:x}", note.object.name, now.as_nanosecond());
+        let written = Written { name, first: now, count: 1 };
+        self.known.insert(note.clone(), written.clone());
+        Decision::Create(note, written)
+    }
+
+    fn forget(&mut self, decision: &Decision) {
+        if let Decision::Create(note, _) | Decision::Repeat(note, _) = decision {
+            self.known.remove(note);
+        }
+    }
+
+    fn combine(&mut self, mut note: Note, now: Timestamp) -> Note {
+        let group = Group { object: note.object.clone(), kind: note.kind, reason: note.reason.clone() };
+        let fresh = || Similar { since: now, messages: HashSet::new() };
+        let similar = self.similar.entry(group, fresh);
+        if age(similar.since, now) > SIMILAR_WINDOW {
+            *similar = fresh();
+        }
+        if similar.messages.len() < SIMILAR_LIMIT {
+            similar.messages.insert(note.message.clone());
+        }
+        if similar.messages.len() >= SIMILAR_LIMIT && !similar.messages.contains(&note.message) {
+            note.message = "(combined from similar events)".into();
+        }
+        note
+    }
+
+    fn charge(&mut self, object: &ObjectRef, now: Timestamp) -> bool {
+        let object = ObjectRef { resource_version: String::new(), field_path: String::new(), ..object.clone() };
+        let budget = self.budgets.entry(object, || Budget { tokens: BURST, at: now });
+        let earned = age(budget.at, now).as_secs_f64() / EARN.as_secs_f64();
+        budget.tokens = (budget.tokens + earned).min(BURST);
+        budget.at = now;
+        let enough = budget.tokens >= 1.0;
+        if enough {
+            budget.tokens -= 1.0;
+        }
+        enough
+    }
+}
+
+// === impl Remembered ===
+
+impl<K: Clone + Eq + Hash, V> Remembered<K, V> {
+    fn new() -> Self {
+        Self { entries: HashMap::new(), order: VecDeque::new() }
+    }
+
+    fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.entries.get_mut(key)
+    }
+
+    fn insert(&mut self, key: K, value: V) {
+        if self.entries.insert(key.clone(), value).is_none() {
+            self.order.push_back(key);
+        }
+        while self.order.len() > REMEMBERED {
+            if let Some(oldest) = self.order.pop_front() {
+                self.entries.remove(&oldest);
+            }
+        }
+    }
+
+    fn entry(&mut self, key: K, fresh: impl FnOnce() -> V) -> &mut V {
+        if !self.entries.contains_key(&key) {
+            self.insert(key.clone(), fresh());
+        }
+        self.entries.get_mut(&key).expect("inserted just above, as the newest of at least one remembered entry")
+    }
+
+    fn remove(&mut self, key: &K) {
+        if self.entries.remove(key).is_some() {
+            self.order.retain(|known| known != key);
+        }
+    }
+}
+
+fn age(since: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(since)).unwrap_or_default()
+}
+
+fn seconds(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// Events about cluster-scoped objects live in `default`.
+fn namespace(object: &ObjectRef) -> &str {
+    if object.namespace.is_empty() { "default" } else { &object.namespace }
+}
+
+fn path(object: &ObjectRef, name: Option<&str>) -> String {
+    let collection = format!("/api/v1/namespaces/{}/events", namespace(object));
+    match name {
+        Some(name) => format!("{collection}/{name}"),
+        None => collection,
+    }
+}
+
+async fn send(
+    client: &kube::Client,
+    request: http::request::Builder,
+    content_type: &str,
+    body: &Value,
+) -> Result<(), kube::Error> {
+    let request = request
+        .header(http::header::CONTENT_TYPE, content_type)
+        .body(body.to_string().into_bytes())
+        .map_err(kube::Error::HttpError)?;
+    client.request_text(request).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(object: &str, message: &str) -> Note {
+        let object = ObjectRef { name: object.into(), kind: "Pod".into(), ..ObjectRef::default() };
+        Note { object, kind: EventType::Normal, reason: "Why".into(), message: message.into() }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_000_000 + second).unwrap()
+    }
+
+    fn show(decision: &Decision) -> String {
+        match decision {
+            Decision::Create(note, _) => format!("create {}", note.message),
+            Decision::Repeat(note, written) => format!("repeat {} {}", note.message, written.count),
+            Decision::Throttle => "throttle".into(),
+        }
+    }
+
+    #[test]
+    fn repetitions_raise_the_count() {
+        let mut correlator = Correlator::new();
+        for want in ["create m", "repeat m 2", "repeat m 3"] {
+            assert_eq!(show(&correlator.decide(note("a", "m"), at(0), true)), want);
+        }
+        let last = correlator.decide(note("a", "m"), at(1), true);
+        correlator.forget(&last);
+        assert_eq!(show(&correlator.decide(note("a", "m"), at(1), false)), "create m");
+        assert_eq!(show(&correlator.decide(note("b", "m"), at(1), true)), "create m");
+    }
+
+    #[test]
+    fn similar_events_are_combined() {
+        let mut correlator = Correlator::new();
+        for number in 0..SIMILAR_LIMIT {
+            let want = format!("create m{number}");
+            assert_eq!(show(&correlator.decide(note("a", &format!("m{number}")), at(0), true)), want);
+        }
+        assert_eq!(show(&correlator.decide(note("a", "x"), at(1), true)), "create (combined from similar events)");
+        assert_eq!(show(&correlator.decide(note("a", "y"), at(1), true)), "repeat (combined from similar events) 2");
+        assert_eq!(show(&correlator.decide(note("a", "y"), at(700), true)), "create y", "after the window");
+    }
+
+    #[test]
+    fn an_object_is_throttled_and_earns_events_again() {
+        let mut correlator = Correlator::new();
+        let count = (0..40).filter(|_| correlator.decide(note("a", "m"), at(0), true) != Decision::Throttle).count();
+        assert_eq!(count, 25);
+        assert_eq!(show(&correlator.decide(note("a", "m"), at(299), true)), "throttle");
+        assert_eq!(show(&correlator.decide(note("a", "m"), at(301), true)), "repeat m 26");
+        assert_eq!(show(&correlator.decide(note("b", "m"), at(0), true)), "create m");
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut remembered = Remembered::new();
+        (0..REMEMBERED + 10).for_each(|key| remembered.insert(key, ()));
+        assert_eq!((remembered.entries.len(), remembered.order.len()), (REMEMBERED, REMEMBERED));
+        assert!(remembered.get_mut(&9).is_none() && remembered.get_mut(&10).is_some());
+    }
+
+    #[test]
+    fn the_event_has_what_readers_expect() {
+        let source = Source { component: "kubelet".into(), host: "n1".into() };
+        let written = Written { name: "a.1".into(), first: at(0), count: 2 };
+        let value = source.event(&note("a", "m"), &written, at(5));
+        assert_eq!(value["metadata"]["namespace"], "default");
+        assert_eq!(value["source"], json!({"component": "kubelet", "host": "n1"}));
+        assert_eq!(value["firstTimestamp"], "1970-01-12T13:46:40Z");
+        assert_eq!(value["involvedObject"], json!({"apiVersion": "", "kind": "Pod", "name": "a"}));
     }
 }
