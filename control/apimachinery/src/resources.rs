@@ -82,7 +82,7 @@ impl Resource {
 /// All built-in resources, sorted by group, version and name.
 pub fn all() -> &'static [Resource] {
     static ALL: OnceLock<Vec<Resource>> = OnceLock::new();
-    ALL.get_or_init(Vec::new)
+    ALL.get_or_init(crate::facts::resources::read)
 }
 
 /// The built-in resource of this name.
@@ -96,4 +96,37 @@ pub fn find(group: &str, version: &str, resource: &str) -> Option<&'static Resou
 /// The built-in resource of this kind.
 pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<&'static Resource> {
     all().iter().find(|one| one.kind == kind && one.group == group && one.version == version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_are_found_and_well_formed() {
+        assert!(all().len() > 90);
+        for resource in all() {
+            let found = find(&resource.group, &resource.version, &resource.resource);
+            assert!(found.is_some_and(|found| std::ptr::eq(found, resource)), "{}", resource.resource);
+            assert!(crate::schema::Schema::of(&resource.gvk()).is_some(), "{} has a schema", resource.kind);
+            assert!(!resource.storage_version.is_empty() && resource.verbs.iter().all(|verb| !verb.is_empty()));
+            assert!(find(&resource.storage_group, &resource.storage_version, &resource.resource).is_some());
+            assert_eq!(
+                resource.has_verb("watch"),
+                resource.has_verb("list") && resource.resource != "componentstatuses"
+            );
+        }
+    }
+
+    #[test]
+    fn pods() {
+        let pods = find("", "v1", "pods").unwrap();
+        assert!(pods.namespaced && pods.short_names[0] == "po" && pods.categories[0] == "all");
+        assert_eq!((&*pods.singular, &*pods.list_kind), ("pod", "PodList"));
+        let eviction = pods.subresource("eviction").unwrap();
+        assert_eq!((&*eviction.group, &*eviction.kind, &*eviction.verbs), ("policy", "Eviction", &["create"][..]));
+        assert_eq!(find("events.k8s.io", "v1", "events").unwrap().storage_group, "");
+        assert_eq!(find("autoscaling", "v1", "horizontalpodautoscalers").unwrap().storage_version, "v2");
+        assert_eq!(find_kind("apps", "v1", "Deployment").unwrap().resource, "deployments");
+    }
 }

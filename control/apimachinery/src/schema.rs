@@ -187,6 +187,27 @@ fn go_name(name: &str) -> &str {
     name.rmatch_indices('.').nth(1).map_or(name, |(at, _)| &name[at + 1..])
 }
 
+impl Field {
+    /// A field of this name and type, with no other facts.
+    pub fn new(name: Text, ty: Type) -> Self {
+        Self {
+            name,
+            ty,
+            required: false,
+            list_type: ListType::Unset,
+            atomic: false,
+            patch_merge: false,
+            patch_retain_keys: false,
+            patch_merge_key: None,
+            list_map_keys: Box::default(),
+            enum_values: Box::default(),
+            default: None,
+            proto: 0,
+            proto_type: None,
+        }
+    }
+}
+
 impl Type {
     /// The type as Go writes it: `[]v1.Container`.
     pub fn go_name(&self) -> String {

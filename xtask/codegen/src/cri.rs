@@ -46,8 +46,7 @@ fn cri(root: &Path, generated: &Path) -> Result<()> {
 
 fn containerd(root: &Path, generated: &Path) -> Result<()> {
     let vendor = containerd_client_dir(root)?.join("vendor");
-    let protos: Vec<PathBuf> =
-        CONTAINERD_PROTOS.iter().map(|p| vendor.join(CONTAINERD_API).join(p)).collect();
+    let protos: Vec<PathBuf> = CONTAINERD_PROTOS.iter().map(|p| vendor.join(CONTAINERD_API).join(p)).collect();
     let out = tempdir("containerd")?;
     tonic_prost_build::configure()
         .build_server(false)

@@ -429,7 +429,7 @@ mod tests {
             ("a=b", "a=b"),
             ("a==b", "a=b"),
             (" a = b , c != d ", "a=b,c!=d"),
-            ("x in (b,a,,)", "x in (,a,b)"),
+            ("x in (b,,a,)", "x in (,a,b)"),
             ("x notin ()", "x notin ()"),
             ("x in (in,notin)", "x in (in,notin)"),
             ("in in (a)", "in in (a)"),

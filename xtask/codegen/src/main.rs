@@ -1,0 +1,68 @@
+//! Writes the committed generated files. `--check` says what would change and fails.
+
+mod cri;
+mod facts;
+mod output;
+mod resources;
+mod types;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, ValueEnum};
+
+use output::Output;
+
+#[derive(Debug, Parser)]
+#[command(name = "codegen", about = "Writes the committed generated files")]
+struct Cli {
+    /// What to generate
+    #[arg(value_enum, default_value_t = Task::All)]
+    task: Task,
+    /// Write nothing; fail where a file would change
+    #[arg(long)]
+    check: bool,
+    /// The checkout
+    #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))]
+    root: PathBuf,
+    /// The facts of the Kubernetes API; beside the checkout unless given
+    #[arg(long)]
+    facts: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Task {
+    /// Everything
+    All,
+    /// control/apimachinery/src/facts
+    Facts,
+    /// cri/src/generated
+    Cri,
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("codegen: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether nothing would change (or everything was written).
+fn run(cli: &Cli) -> Result<bool> {
+    let root = cli.root.canonicalize().with_context(|| format!("find the checkout {}", cli.root.display()))?;
+    let mut output = Output::new(cli.check);
+    if matches!(cli.task, Task::All | Task::Facts) {
+        let source = cli.facts.clone().unwrap_or_else(|| root.join("../shared/kubernetes-api"));
+        facts::run(&source, &root.join("control/apimachinery/src/facts"), &mut output)?;
+    }
+    if matches!(cli.task, Task::All | Task::Cri) {
+        // The generator of protobuf code writes in place; a check puts back what was there.
+        output.around(&root.join("cri/src/generated"), || cri::run(&root))?;
+    }
+    Ok(output.finish())
+}
