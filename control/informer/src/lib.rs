@@ -5,6 +5,7 @@
 //! - [`source`] is the only code that talks to the API server: watch, resume, start again.
 //! - [`queue`] turns changes into reconciliations: deduplicated keys, back-off, bounded parallelism.
 //! - [`recorder`] writes Events about objects.
+//! - [`rest`] sends the writes.
 
 mod frame;
 pub mod index;
@@ -12,6 +13,7 @@ mod informer;
 pub mod meta;
 pub mod queue;
 pub mod recorder;
+pub mod rest;
 pub mod source;
 
 pub use index::Event;

@@ -1,0 +1,321 @@
+//! What the scheduler needs to know of pods and nodes.
+
+use std::collections::BTreeMap;
+
+use informer::meta::null_is_default;
+use informer::{Meta, Projection};
+use serde::Deserialize;
+
+use crate::resources::{Ask, Resources, pod_requests};
+
+/// A pod.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Pod {
+    /// Metadata.
+    pub metadata: Meta,
+    /// Desired state.
+    pub spec: PodSpec,
+    /// Observed state.
+    pub status: PodStatus,
+}
+
+/// A pod's desired state.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct PodSpec {
+    /// Where it runs or is to run; empty if that is to be decided.
+    pub node_name: String,
+    /// Who decides.
+    pub scheduler_name: String,
+    /// Higher goes first.
+    pub priority: i32,
+    /// Labels its node must have.
+    #[serde(deserialize_with = "null_is_default")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Further wishes.
+    pub affinity: Option<Affinity>,
+    /// Taints it bears.
+    #[serde(deserialize_with = "null_is_default")]
+    pub tolerations: Vec<Toleration>,
+    /// Containers.
+    #[serde(deserialize_with = "null_is_default")]
+    pub containers: Vec<Container>,
+    /// Init containers and sidecars.
+    #[serde(deserialize_with = "null_is_default")]
+    pub init_containers: Vec<Container>,
+    /// What the sandbox itself needs.
+    pub overhead: Resources,
+    /// While there are any, the pod is not scheduled.
+    #[serde(deserialize_with = "null_is_default")]
+    pub scheduling_gates: Vec<Named>,
+    /// Whether it shares the node's network.
+    pub host_network: bool,
+}
+
+/// A pod's observed state.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct PodStatus {
+    /// Phase.
+    pub phase: String,
+    /// Conditions.
+    #[serde(deserialize_with = "null_is_default")]
+    pub conditions: Vec<Condition>,
+}
+
+/// A condition of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Condition {
+    /// Which.
+    pub r#type: String,
+    /// `True`, `False` or `Unknown`.
+    pub status: String,
+    /// Why, for machines.
+    pub reason: String,
+    /// Why, for people.
+    pub message: String,
+}
+
+/// Something with a name.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Named {
+    /// The name.
+    pub name: String,
+}
+
+/// A container.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Container {
+    /// Image.
+    pub image: String,
+    /// Requests.
+    pub resources: ContainerResources,
+    /// Ports.
+    #[serde(deserialize_with = "null_is_default")]
+    pub ports: Vec<Port>,
+    /// `Always` makes an init container a sidecar.
+    pub restart_policy: String,
+}
+
+/// A container's resources.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct ContainerResources {
+    /// What it asks for.
+    pub requests: Resources,
+}
+
+/// A container's port.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Port {
+    /// Port of the node, 0 for none.
+    pub host_port: u16,
+    /// Address of the node, empty for all.
+    #[serde(rename = "hostIP")]
+    pub host_ip: String,
+    /// Protocol, empty for TCP.
+    pub protocol: String,
+}
+
+/// Affinity, as far as it concerns nodes.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Affinity {
+    /// Affinity to nodes.
+    pub node_affinity: Option<NodeAffinity>,
+}
+
+/// Which nodes a pod may have and which it likes.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct NodeAffinity {
+    /// One of the terms must match.
+    #[serde(rename = "requiredDuringSchedulingIgnoredDuringExecution")]
+    pub required: Option<NodeSelector>,
+    /// Each matching term adds its weight.
+    #[serde(rename = "preferredDuringSchedulingIgnoredDuringExecution", deserialize_with = "null_is_default")]
+    pub preferred: Vec<PreferredTerm>,
+}
+
+/// Alternatives.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct NodeSelector {
+    /// Alternatives.
+    #[serde(deserialize_with = "null_is_default")]
+    pub node_selector_terms: Vec<NodeTerm>,
+}
+
+/// Requirements that must all be met; none at all match no node.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct NodeTerm {
+    /// On labels.
+    #[serde(deserialize_with = "null_is_default")]
+    pub match_expressions: Vec<NodeRequirement>,
+    /// On fields (`metadata.name`).
+    #[serde(deserialize_with = "null_is_default")]
+    pub match_fields: Vec<NodeRequirement>,
+}
+
+/// A term with a weight.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct PreferredTerm {
+    /// 1 to 100.
+    pub weight: i64,
+    /// The term.
+    pub preference: NodeTerm,
+}
+
+/// A requirement on a label or a field.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct NodeRequirement {
+    /// Label or field.
+    pub key: String,
+    /// `In`, `NotIn`, `Exists`, `DoesNotExist`, `Gt`, `Lt`.
+    pub operator: String,
+    /// Values.
+    #[serde(deserialize_with = "null_is_default")]
+    pub values: Vec<String>,
+}
+
+/// A taint that a pod bears.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Toleration {
+    /// Empty for any, with `Exists`.
+    pub key: String,
+    /// `Equal` (also if empty), `Exists`, `Lt`, `Gt`.
+    pub operator: String,
+    /// Value.
+    pub value: String,
+    /// Empty for all.
+    pub effect: String,
+}
+
+/// What keeps pods off a node.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Taint {
+    /// Key.
+    pub key: String,
+    /// Value.
+    pub value: String,
+    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
+    pub effect: String,
+}
+
+/// A node.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Node {
+    /// Metadata.
+    pub metadata: Meta,
+    /// Desired state.
+    pub spec: NodeSpec,
+    /// Observed state.
+    pub status: NodeStatus,
+}
+
+/// A node's desired state.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct NodeSpec {
+    /// Closed for new pods.
+    pub unschedulable: bool,
+    /// Taints.
+    #[serde(deserialize_with = "null_is_default")]
+    pub taints: Vec<Taint>,
+}
+
+/// A node's observed state.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct NodeStatus {
+    /// What it can give to pods.
+    pub allocatable: Resources,
+    /// Images it has.
+    #[serde(deserialize_with = "null_is_default")]
+    pub images: Vec<Image>,
+}
+
+/// An image on a node.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Image {
+    /// Its names.
+    #[serde(deserialize_with = "null_is_default")]
+    pub names: Vec<String>,
+    /// Its size.
+    pub size_bytes: i64,
+}
+
+impl Projection for Pod {
+    const GROUP: &'static str = "";
+    const VERSION: &'static str = "v1";
+    const RESOURCE: &'static str = "pods";
+    fn meta(&self) -> &Meta {
+        &self.metadata
+    }
+}
+
+impl Projection for Node {
+    const GROUP: &'static str = "";
+    const VERSION: &'static str = "v1";
+    const RESOURCE: &'static str = "nodes";
+    fn meta(&self) -> &Meta {
+        &self.metadata
+    }
+}
+
+impl Pod {
+    /// What the pod asks of a node, a place for itself included.
+    pub fn requests(&self) -> Resources {
+        let inits = self.spec.init_containers.iter().map(|container| Ask {
+            requests: &container.resources.requests,
+            restartable: container.restart_policy == "Always",
+        });
+        let containers = self.spec.containers.iter().map(|container| &container.resources.requests);
+        Resources { pods: 1, ..pod_requests(containers, inits, &self.spec.overhead) }
+    }
+
+    /// The node's ports it needs.
+    pub fn host_ports(&self) -> impl Iterator<Item = &Port> {
+        let sidecars = self.spec.init_containers.iter().filter(|container| container.restart_policy == "Always");
+        sidecars.chain(&self.spec.containers).flat_map(|container| &container.ports).filter(|port| port.host_port != 0)
+    }
+
+    /// Whether it has ended and holds nothing of its node.
+    pub fn is_terminal(&self) -> bool {
+        matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
+    }
+
+    /// A condition.
+    pub fn condition(&self, kind: &str) -> Option<&Condition> {
+        self.status.conditions.iter().find(|condition| condition.r#type == kind)
+    }
+}
+
+impl Toleration {
+    /// Whether a pod with this toleration bears `taint`.
+    pub fn tolerates(&self, taint: &Taint) -> bool {
+        let concerned =
+            (self.effect.is_empty() || self.effect == taint.effect) && (self.key.is_empty() || self.key == taint.key);
+        let numbers = || Some((self.value.parse::<i64>().ok()?, taint.value.parse::<i64>().ok()?));
+        concerned
+            && match self.operator.as_str() {
+                "" | "Equal" => self.value == taint.value,
+                "Exists" => true,
+                "Lt" => numbers().is_some_and(|(bound, value)| value < bound),
+                "Gt" => numbers().is_some_and(|(bound, value)| value > bound),
+                _ => false,
+            }
+    }
+}
