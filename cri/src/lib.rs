@@ -13,8 +13,10 @@ pub mod v1;
 mod generated;
 
 mod backoff;
+pub mod containerd;
 mod endpoint;
 pub mod events;
+pub mod images;
 mod namespace;
 mod runtime;
 

@@ -1,0 +1,310 @@
+//! Finding, starting and awaiting the process.
+
+use std::fs::{self, OpenOptions, Permissions};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tokio::net::{UnixDatagram, UnixStream};
+use tokio::time::{Instant, timeout_at};
+
+use super::config::{self, Paths, Version};
+use super::process::{self, Process};
+use super::{ContainerdConfig, ContainerdError, READY_WITHIN, TERM_GRACE};
+use crate::Runtime;
+
+/// Beyond this the log is set aside when containerd starts.
+const LOG_MAX: u64 = 16 << 20;
+/// How often a containerd that says it is ready is asked whether CRI is, too; it tells nobody.
+const ASK_EVERY: Duration = Duration::from_millis(5);
+
+/// Everything decided before containerd is touched.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) config: ContainerdConfig,
+    pub(super) paths: Paths,
+    /// Of everything a running containerd would have to be restarted for.
+    fingerprint: String,
+}
+
+/// A containerd that serves.
+#[derive(Debug)]
+pub(super) struct Running {
+    process: Process,
+    /// Set where it is our child and has to be reaped.
+    child: Option<Child>,
+}
+
+impl Running {
+    pub(super) fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+
+    /// Waits for its end and says how it ended.
+    pub(super) async fn exited(&mut self) -> String {
+        self.process.exited().await;
+        match self.child.as_mut().map(Child::wait) {
+            Some(Ok(status)) => status.to_string(),
+            Some(Err(error)) => error.to_string(),
+            None => "it was not our child".into(),
+        }
+    }
+
+    pub(super) async fn terminate(&mut self) -> Result<(), ContainerdError> {
+        let pid = self.pid();
+        self.process.terminate(TERM_GRACE).await.map_err(|source| ContainerdError::Signal { pid, source })?;
+        self.exited().await;
+        Ok(())
+    }
+}
+
+/// Asks the program for its release.
+pub(super) async fn version(binary: &Path) -> Result<Version, ContainerdError> {
+    let output = tokio::process::Command::new(binary)
+        .arg("--version")
+        .output()
+        .await
+        .map_err(|source| ContainerdError::Binary { binary: binary.to_owned(), source })?;
+    let output = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    Version::parse(&output).ok_or_else(|| ContainerdError::UnknownVersion { binary: binary.to_owned(), output })
+}
+
+impl Plan {
+    /// Makes directories and files.
+    pub(super) fn prepare(
+        config: ContainerdConfig,
+        paths: Paths,
+        version: Version,
+    ) -> Result<Plan, ContainerdError> {
+        for (dir, mode) in [(&paths.dir, 0o711), (&paths.root, 0o711), (&paths.state, 0o711), (&paths.runc, 0o700)] {
+            fs::create_dir_all(dir).map_err(ContainerdError::io("create", dir))?;
+            fs::set_permissions(dir, Permissions::from_mode(mode)).map_err(ContainerdError::io("chmod", dir))?;
+        }
+        for dir in [&config.cni_bin_dir, &config.cni_conf_dir] {
+            fs::create_dir_all(dir).map_err(ContainerdError::io("create", dir))?;
+        }
+        let text = config::render(&config, &paths, version, has_cap_sys_resource());
+        write_if_changed(&paths.config, &text)?;
+        write_hosts(&config, &paths)?;
+        let mut hasher = DefaultHasher::new();
+        (&text, config.proxy.variables(), version.to_string()).hash(&mut hasher);
+        Ok(Plan { fingerprint: format!("{:016x}", hasher.finish()), config, paths })
+    }
+
+    fn config_argument(&self) -> String {
+        self.paths.config.to_string_lossy().into_owned()
+    }
+}
+
+/// CAP_SYS_RESOURCE (24) among the effective capabilities: without it no process may lower its oom_score_adj.
+fn has_cap_sys_resource() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    mask.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).is_some_and(|mask| mask & (1 << 24) != 0)
+}
+
+fn write_if_changed(path: &Path, text: &str) -> Result<(), ContainerdError> {
+    if fs::read_to_string(path).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    // Mirrors' credentials may be in here.
+    let part = path.with_extension("part");
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&part)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .and_then(|()| fs::rename(&part, path))
+        .map_err(ContainerdError::io("write", path))
+}
+
+/// certs.d as registries.yaml has it now. containerd reads it with each pull: no restart for this.
+fn write_hosts(config: &ContainerdConfig, paths: &Paths) -> Result<(), ContainerdError> {
+    let hosts = config.registries.hosts();
+    let certs = &paths.certs;
+    fs::create_dir_all(certs).map_err(ContainerdError::io("create", certs))?;
+    for entry in fs::read_dir(certs).map_err(ContainerdError::io("list", certs))? {
+        let entry = entry.map_err(ContainerdError::io("list", certs))?;
+        if !entry.file_name().to_str().is_some_and(|name| hosts.contains_key(name)) {
+            fs::remove_dir_all(entry.path()).map_err(ContainerdError::io("remove", &entry.path()))?;
+        }
+    }
+    for (name, text) in hosts {
+        let dir = certs.join(name);
+        fs::create_dir_all(&dir).map_err(ContainerdError::io("create", &dir))?;
+        write_if_changed(&dir.join("hosts.toml"), &text)?;
+    }
+    Ok(())
+}
+
+/// A containerd that serves, and whether it ran before.
+pub(super) async fn adopt_or_start(plan: &Plan) -> Result<(Running, bool), ContainerdError> {
+    if let Some((process, fingerprint)) = find(plan).await? {
+        let mut running = Running { process, child: None };
+        if fingerprint.as_deref() == Some(&plan.fingerprint) {
+            await_cri(plan, &mut running, Instant::now() + READY_WITHIN).await?;
+            tracing::info!(pid = running.pid(), "adopted containerd");
+            return Ok((running, true));
+        }
+        tracing::info!(pid = running.pid(), "containerd runs with other settings and is restarted");
+        running.terminate().await?;
+    }
+    Ok((start(plan).await?, false))
+}
+
+/// The containerd of this data directory, if it runs, with the fingerprint it was started with.
+async fn find(plan: &Plan) -> Result<Option<(Process, Option<String>)>, ContainerdError> {
+    let argument = plan.config_argument();
+    let file = fs::read_to_string(&plan.paths.pid).unwrap_or_default();
+    let mut lines = file.lines();
+    let noted = (|| Some((lines.next()?.parse::<i32>().ok()?, lines.next()?.parse::<u64>().ok()?, lines.next()?)))();
+    if let Some((pid, start_time, fingerprint)) = noted
+        && let Ok(process) = Process::open(pid)
+        && process.start_time() == start_time
+        && process::has_argument(pid, &argument)
+    {
+        return Ok(Some((process, Some(fingerprint.to_owned()))));
+    }
+    // No use in the pid file. If the socket answers all the same, its owner is either ours or in the way.
+    let Ok(stream) = UnixStream::connect(&plan.paths.socket).await else { return Ok(None) };
+    let pid = stream.peer_cred().ok().and_then(|cred| cred.pid()).unwrap_or(0);
+    match Process::open(pid) {
+        Ok(process) if process::has_argument(pid, &argument) => Ok(Some((process, None))),
+        _ => Err(ContainerdError::SocketTaken { socket: plan.paths.socket.clone(), pid }),
+    }
+}
+
+/// Starts containerd and waits until CRI answers.
+pub(super) async fn start(plan: &Plan) -> Result<Running, ContainerdError> {
+    let deadline = Instant::now() + READY_WITHIN;
+    let notify = notify_socket(&plan.paths)?;
+    let mut child = spawn(plan)?;
+    let pid = i32::try_from(child.id()).unwrap_or(0);
+    let process = match Process::open(pid) {
+        Ok(process) => process,
+        Err(source) => {
+            let _ = child.kill();
+            return Err(ContainerdError::Signal { pid, source });
+        }
+    };
+    let note = format!("{pid}\n{}\n{}\n", process.start_time(), plan.fingerprint);
+    write_if_changed(&plan.paths.pid, &note)?;
+    join_cgroups(plan, pid);
+    let mut running = Running { process, child: Some(child) };
+    await_notify(plan, &mut running, &notify, deadline).await?;
+    // A best-effort clean-up; the next start removes it as well.
+    let _ = fs::remove_file(&plan.paths.notify);
+    await_cri(plan, &mut running, deadline).await?;
+    tracing::info!(pid, socket = %plan.paths.socket.display(), "containerd serves");
+    Ok(running)
+}
+
+/// containerd says READY=1 here once it listens, as it would to systemd.
+fn notify_socket(paths: &Paths) -> Result<UnixDatagram, ContainerdError> {
+    match fs::remove_file(&paths.notify) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(ContainerdError::io("remove", &paths.notify)(error));
+        }
+        _ => {}
+    }
+    UnixDatagram::bind(&paths.notify).map_err(ContainerdError::io("bind", &paths.notify))
+}
+
+fn spawn(plan: &Plan) -> Result<Child, ContainerdError> {
+    let paths = &plan.paths;
+    if fs::metadata(&paths.log).is_ok_and(|meta| meta.len() > LOG_MAX) {
+        fs::rename(&paths.log, paths.log.with_extension("log.old")).map_err(ContainerdError::io("rename", &paths.log))?;
+    }
+    let log = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(&paths.log)
+        .map_err(ContainerdError::io("open", &paths.log))?;
+    let errors = log.try_clone().map_err(ContainerdError::io("open", &paths.log))?;
+    let mut command = Command::new(&plan.config.binary);
+    // A clean environment: our own NOTIFY_SOCKET, LISTEN_FDS and the like are not containerd's.
+    let search = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
+    command
+        .arg("--config")
+        .arg(&paths.config)
+        .env_clear()
+        .env("PATH", search)
+        .env("NOTIFY_SOCKET", &paths.notify)
+        .envs(plan.config.proxy.variables())
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(errors);
+    process::own_session(&mut command);
+    command.spawn().map_err(|source| ContainerdError::Binary { binary: plan.config.binary.clone(), source })
+}
+
+/// Best effort: a containerd in our group works, it is only counted (and, by a careless supervisor, killed) with us.
+fn join_cgroups(plan: &Plan, pid: i32) {
+    for dir in &plan.config.cgroup_dirs {
+        let joined = fs::create_dir_all(dir).and_then(|()| fs::write(dir.join("cgroup.procs"), pid.to_string()));
+        if let Err(error) = joined {
+            tracing::warn!(dir = %dir.display(), %error, "containerd cannot have this control group");
+        }
+    }
+}
+
+async fn await_notify(
+    plan: &Plan,
+    running: &mut Running,
+    socket: &UnixDatagram,
+    deadline: Instant,
+) -> Result<(), ContainerdError> {
+    let mut buffer = [0; 256];
+    loop {
+        tokio::select! {
+            status = running.exited() => return Err(died(plan, status)),
+            got = timeout_at(deadline, socket.recv(&mut buffer)) => match got {
+                Ok(Ok(n)) if buffer[..n].split(|b| *b == b'\n').any(|line| line == b"READY=1") => return Ok(()),
+                Ok(Ok(_)) => {}
+                Ok(Err(source)) => return Err(ContainerdError::io("receive from", &plan.paths.notify)(source)),
+                Err(_) => return Err(not_ready(plan, running, "it never said READY=1".into())),
+            },
+        }
+    }
+}
+
+/// CRI registers a moment after the socket listens.
+async fn await_cri(plan: &Plan, running: &mut Running, deadline: Instant) -> Result<(), ContainerdError> {
+    let runtime = Runtime::connect(&plan.paths.socket.to_string_lossy())?;
+    let mut reason = String::new();
+    let answer = async {
+        let mut ticks = tokio::time::interval(ASK_EVERY);
+        loop {
+            ticks.tick().await;
+            match runtime.status(false).await {
+                Ok(_) => return,
+                Err(error) => reason = error.to_string(),
+            }
+        }
+    };
+    let ready = tokio::select! {
+        status = running.exited() => return Err(died(plan, status)),
+        ready = timeout_at(deadline, answer) => ready.is_ok(),
+    };
+    if ready { Ok(()) } else { Err(not_ready(plan, running, reason)) }
+}
+
+fn not_ready(plan: &Plan, running: &Running, reason: String) -> ContainerdError {
+    let log = plan.paths.log.clone();
+    ContainerdError::NotReady { pid: running.pid(), seconds: READY_WITHIN.as_secs(), reason, log }
+}
+
+fn died(plan: &Plan, status: String) -> ContainerdError {
+    let text = fs::read(&plan.paths.log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text[text.len().saturating_sub(4096)..]).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    let tail = lines[lines.len().saturating_sub(5)..].join("\n");
+    ContainerdError::Died { status, log: plan.paths.log.clone(), tail }
+}
