@@ -177,6 +177,11 @@ impl Schema {
         go_name(&self.name)
     }
 
+    /// The part of the name before the last: `v1`.
+    pub fn version(&self) -> &str {
+        self.name.rsplit('.').nth(1).unwrap_or_default()
+    }
+
     /// The last part of the name: `PodSpec`.
     pub fn short_name(&self) -> &str {
         self.name.rsplit('.').next().unwrap_or_default()

@@ -1,0 +1,113 @@
+//! Request bodies into objects: JSON and YAML, checked against a schema as Go's decoding into typed structs would.
+
+mod check;
+mod parse;
+mod trail;
+
+use serde_json::Value;
+
+use crate::schema::Schema;
+use crate::status::{Result, Status};
+
+pub use check::check;
+pub use parse::parse;
+
+/// The format of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Media {
+    /// `application/json`.
+    Json,
+    /// `application/yaml`.
+    Yaml,
+}
+
+/// What happens to unknown and duplicate fields.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FieldValidation {
+    /// The request fails and names them all.
+    Strict,
+    /// They are dropped, with a warning each.
+    #[default]
+    Warn,
+    /// They are dropped.
+    Ignore,
+}
+
+/// A decoded object.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decoded {
+    /// The object.
+    pub object: Value,
+    /// Warnings for the client.
+    pub warnings: Vec<String>,
+}
+
+/// How many unknown and duplicate fields an answer names.
+const MAX_COMPLAINTS: usize = 100;
+
+/// Decodes a body and checks it. Without a schema, only duplicate fields are complained about.
+pub fn decode(body: &[u8], media: Media, schema: Option<&Schema>, validation: FieldValidation) -> Result<Decoded> {
+    let (mut object, duplicates) = parse::parse_noting_duplicates(body, media)?;
+    let mut complaints = match schema {
+        Some(schema) => check::walk(schema, &mut object)?,
+        None => Vec::new(),
+    };
+    let unknown = complaints.len();
+    for duplicate in duplicates {
+        // What is inside an unknown field is not looked at.
+        if !complaints[..unknown].iter().any(|complaint| complaint.covers(&duplicate.path)) {
+            complaints.push(duplicate);
+        }
+    }
+    let warnings = settle(schema, &object, validation, &complaints)?;
+    Ok(Decoded { object, warnings })
+}
+
+/// An unknown or duplicate field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Complaint {
+    path: String,
+    text: String,
+}
+
+impl Complaint {
+    fn unknown(path: String) -> Self {
+        Self { text: format!("unknown field \"{path}\""), path }
+    }
+
+    /// Whether the path is this field or one inside it.
+    fn covers(&self, path: &str) -> bool {
+        path.strip_prefix(self.path.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    }
+}
+
+/// Turns complaints into the error or the warnings that the client asked for.
+fn settle(
+    schema: Option<&Schema>,
+    object: &Value,
+    validation: FieldValidation,
+    complaints: &[Complaint],
+) -> Result<Vec<String>> {
+    let texts = complaints.iter().map(|complaint| complaint.text.clone()).take(MAX_COMPLAINTS);
+    match validation {
+        FieldValidation::Ignore => Ok(Vec::new()),
+        FieldValidation::Warn => Ok(texts.collect()),
+        FieldValidation::Strict if complaints.is_empty() => Ok(Vec::new()),
+        FieldValidation::Strict => {
+            let all: Vec<String> = texts.collect();
+            Err(cannot_be_handled(schema, object, &format!("strict decoding error: {}", all.join(", "))))
+        }
+    }
+}
+
+/// `Pod in version "v1" cannot be handled as a Pod: …`.
+fn cannot_be_handled(schema: Option<&Schema>, object: &Value, why: &str) -> Status {
+    let text = |key| object.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let kind = text("kind").or(schema.map(Schema::short_name)).unwrap_or("object");
+    let version = text("apiVersion").map(|api_version| api_version.rsplit('/').next().unwrap_or_default());
+    let version = version.or(schema.map(Schema::version)).unwrap_or_default();
+    Status::bad_request(format!("{kind} in version \"{version}\" cannot be handled as a {kind}: {why}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! JSON and YAML into a tree, with a limit on depth, noting duplicate keys.
+
+use std::cell::RefCell;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+use super::trail::Trail;
+use super::{Complaint, Media};
+use crate::MAX_DEPTH;
+use crate::status::{Result, Status};
+
+/// YAML documents larger than what a request may hold are cut off elsewhere; these bound what a small one can expand to.
+const MAX_YAML_NODES: usize = 1_000_000;
+const MAX_YAML_ALIASES: usize = 1_000;
+
+/// Decodes a body without a schema; of a duplicate field, the last wins.
+pub fn parse(body: &[u8], media: Media) -> Result<Value> {
+    parse_noting_duplicates(body, media).map(|(value, _)| value)
+}
+
+pub(super) fn parse_noting_duplicates(body: &[u8], media: Media) -> Result<(Value, Vec<Complaint>)> {
+    let context = Context { media, duplicates: RefCell::default() };
+    let seed = Seed { context: &context, trail: &Trail::Root, depth: 0 };
+    let value = match media {
+        Media::Json => {
+            let mut json = serde_json::Deserializer::from_slice(body);
+            let value = seed.deserialize(&mut json).and_then(|value| json.end().map(|()| value));
+            value.map_err(|error| unreadable("json parse error", &error))?
+        }
+        Media::Yaml => {
+            let text = std::str::from_utf8(body).map_err(|error| unreadable("yaml parse error", &error))?;
+            let value = serde_saphyr::with_deserializer_from_str_with_options(text, yaml_options(), |yaml| {
+                seed.deserialize(yaml)
+            });
+            value.map_err(|error| unreadable("yaml parse error", &error))?
+        }
+    };
+    Ok((value, context.duplicates.into_inner()))
+}
+
+fn unreadable(what: &str, error: &dyn fmt::Display) -> Status {
+    Status::bad_request(format!("the object provided is unrecognized: couldn't get version/kind; {what}: {error}"))
+}
+
+fn yaml_options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_depth: MAX_DEPTH + 1,
+            max_documents: 1,
+            max_nodes: MAX_YAML_NODES,
+            max_aliases: MAX_YAML_ALIASES,
+        },
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::PassThrough,
+        legacy_octal_numbers: true,
+        with_snippet: false,
+    }
+}
+
+struct Context {
+    media: Media,
+    duplicates: RefCell<Vec<Complaint>>,
+}
+
+#[derive(Clone, Copy)]
+struct Seed<'a> {
+    context: &'a Context,
+    trail: &'a Trail<'a>,
+    depth: usize,
+}
+
+impl<'a> Seed<'a> {
+    fn deeper<'b>(&self, trail: &'b Trail<'b>) -> Seed<'b>
+    where
+        'a: 'b,
+    {
+        Seed { context: self.context, trail, depth: self.depth + 1 }
+    }
+
+    fn enter<E: Error>(&self) -> std::result::Result<(), E> {
+        if self.depth >= MAX_DEPTH {
+            return Err(E::custom(format_args!("nested deeper than {MAX_DEPTH} levels at {}", self.trail.path())));
+        }
+        Ok(())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Seed<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> std::result::Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Seed<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> std::result::Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> std::result::Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> std::result::Result<Value, E> {
+        Ok(Value::Number(value.into()))
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> std::result::Result<Value, E> {
+        // YAML's floats become JSON by way of their shortest text: 3.0 is 3.
+        if self.context.media == Media::Yaml && value.fract() == 0.0 && value.abs() < 1e15 {
+            return Ok(Value::Number((value as i64).into()));
+        }
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("numbers must be finite"))
+    }
+
+    fn visit_str<E>(self, value: &str) -> std::result::Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_string<E>(self, value: String) -> std::result::Result<Value, E> {
+        Ok(Value::String(value))
+    }
+
+    fn visit_unit<E>(self) -> std::result::Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> std::result::Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> std::result::Result<Value, D::Error> {
+        self.deserialize(deserializer)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<Value, A::Error> {
+        self.enter()?;
+        let mut items = Vec::new();
+        loop {
+            let trail = Trail::Index(self.trail, items.len());
+            let Some(item) = list.next_element_seed(self.deeper(&trail))? else { break };
+            items.push(item);
+        }
+        Ok(Value::Array(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> std::result::Result<Value, A::Error> {
+        self.enter()?;
+        let mut map = Map::new();
+        while let Some((key, line)) = self.next_key(&mut entries)? {
+            let trail = Trail::Field(self.trail, &key);
+            let value = entries.next_value_seed(self.deeper(&trail))?;
+            if map.contains_key(&key) {
+                let path = trail.path();
+                let text = match line {
+                    0 => format!("duplicate field \"{path}\""),
+                    line => format!("yaml: unmarshal errors:\n  line {line}: key \"{key}\" already set in map"),
+                };
+                self.context.duplicates.borrow_mut().push(Complaint { path, text });
+            }
+            map.insert(key, value);
+        }
+        Ok(Value::Object(map))
+    }
+}
+
+impl Seed<'_> {
+    /// The next key, and its line where the format has lines worth telling.
+    fn next_key<'de, A: MapAccess<'de>>(
+        &self,
+        entries: &mut A,
+    ) -> std::result::Result<Option<(String, u64)>, A::Error> {
+        match self.context.media {
+            Media::Json => Ok(entries.next_key::<String>()?.map(|key| (key, 0))),
+            Media::Yaml => {
+                let key = entries.next_key::<serde_saphyr::Spanned<String>>()?;
+                Ok(key.map(|key| (key.value, key.referenced.line())))
+            }
+        }
+    }
+}
