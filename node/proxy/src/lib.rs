@@ -2,14 +2,38 @@
 //! hooks of a cgroup read. There is no userspace on the path of a connection, so translation goes on while this
 //! process restarts.
 //!
+//! - [`state`]: a pure function from objects to the wanted entries.
+//! - `reconcile`: makes the maps so, touching nothing that is so already; `kernel` is the seam below it.
+//! - [`datapath`]: loads and attaches the programs.
+//! - [`dump`]: reads the live maps back.
 
+pub mod datapath;
+pub mod dump;
+mod extents;
+mod kernel;
+pub mod objects;
+mod reconcile;
+pub mod state;
+mod sys;
 
+#[cfg(test)]
+mod kernel_tests;
 
-use std::net::IpAddr;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use informer::{Event, Informer, ObjectKey};
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use crate::datapath::{DatapathError, Programs};
+use crate::kernel::Maps;
+use crate::objects::{Node, Service, Slice};
+use crate::reconcile::{ReconcileError, Reconciler};
 
 /// What the proxy must know of its node.
 #[derive(Clone, Debug)]
@@ -27,27 +51,248 @@ pub struct ProxyConfig {
 /// Why the proxy cannot work.
 #[derive(Debug, thiserror::Error)]
 pub enum ProxyError {
-    /// A stand-in until the data path is here.
-    #[error("{0}")]
-    Other(String),
+    /// The programs or their maps.
+    #[error("the service proxy's data path")]
+    Datapath(#[from] DatapathError),
+    /// The entries in the maps.
+    #[error("the service proxy's maps")]
+    Reconcile(#[from] ReconcileError),
 }
 
 /// A running proxy.
-pub struct Proxy;
+#[derive(Clone)]
+pub struct Proxy {
+    synced: watch::Receiver<bool>,
+}
+
+/// How long to wait before a failed entry is tried again, when nothing else happens meanwhile.
+const RETRY: Duration = Duration::from_secs(1);
 
 impl Proxy {
-    /// Loads the programs, then keeps the maps as the cluster's Services and EndpointSlices say.
+    /// Loads the programs, then keeps the maps as the cluster's Services and EndpointSlices say. Programs that an
+    /// earlier process left go on with its entries until the first reconciliation is done.
     pub async fn start(
-        _config: ProxyConfig,
-        _client: kube::Client,
-        _tasks: &TaskTracker,
-        _shutdown: CancellationToken,
+        config: ProxyConfig,
+        client: kube::Client,
+        tasks: &TaskTracker,
+        shutdown: CancellationToken,
     ) -> Result<Self, ProxyError> {
-        Ok(Self)
+        let pin_dir = config.pin_dir.clone();
+        let (programs, reconciler) = blocking(move || {
+            let (programs, maps) = datapath::load(&pin_dir)?;
+            Ok::<_, ProxyError>((programs, Reconciler::new(maps)?))
+        })
+        .await?;
+        let services = Informer::<Service>::builder(client.clone()).start(tasks, shutdown.clone());
+        let slices = Informer::<Slice>::builder(client.clone())
+            .index(state::SERVICE_NAME, |slice: &Slice| {
+                state::service_of(slice).map(|key| key.to_string()).into_iter().collect()
+            })
+            .start(tasks, shutdown.clone());
+        let nodes = Informer::<Node>::builder(client).start(tasks, shutdown.clone());
+        let changes = Arc::new(Changes::default());
+        let (report, synced) = watch::channel(false);
+        subscribe(&changes, &services, &slices, &nodes);
+        let worker = Worker { config, services, slices, nodes, changes, reconciler: Some(reconciler), report };
+        tasks.spawn(async move {
+            shutdown.run_until_cancelled(worker.run(programs)).await;
+        });
+        Ok(Self { synced })
+    }
+
+    /// Waits until the maps say what the cluster's objects say and the programs are attached.
+    pub async fn synced(&self) {
+        let mut synced = self.synced.clone();
+        // An error means the worker is gone: shutdown, which the caller sees elsewhere.
+        let _ = synced.wait_for(|synced| *synced).await;
     }
 
     /// Detaches the programs and removes every pin of this node.
-    pub fn uninstall(_pin_dir: &std::path::Path) -> Result<(), ProxyError> {
-        Ok(())
+    pub fn uninstall(pin_dir: &Path) -> Result<(), ProxyError> {
+        Ok(datapath::uninstall(pin_dir)?)
+    }
+}
+
+/// What has changed and is not yet in the maps.
+#[derive(Default)]
+struct Changes {
+    pending: Mutex<Pending>,
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct Pending {
+    services: BTreeSet<ObjectKey>,
+    nodes: bool,
+}
+
+impl Changes {
+    fn add(&self, change: impl FnOnce(&mut Pending)) {
+        change(&mut self.pending.lock().unwrap_or_else(PoisonError::into_inner));
+        self.wake.notify_one();
+    }
+
+    fn take(&self) -> Pending {
+        std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn subscribe(changes: &Arc<Changes>, services: &Informer<Service>, slices: &Informer<Slice>, nodes: &Informer<Node>) {
+    let target = changes.clone();
+    services.on_event(move |event| {
+        let (Event::Upsert { new: object, .. } | Event::Delete(object)) = event;
+        target.add(|pending| pending.services.extend([object.metadata.key()]));
+    });
+    let target = changes.clone();
+    slices.on_event(move |event| {
+        let keys: Vec<_> = match event {
+            Event::Upsert { old, new } => {
+                old.iter().chain([new]).filter_map(|slice| state::service_of(slice)).collect()
+            }
+            Event::Delete(slice) => state::service_of(slice).into_iter().collect(),
+        };
+        target.add(|pending| pending.services.extend(keys));
+    });
+    let target = changes.clone();
+    nodes.on_event(move |_| target.add(|pending| pending.nodes = true));
+}
+
+struct Worker {
+    config: ProxyConfig,
+    services: Informer<Service>,
+    slices: Informer<Slice>,
+    nodes: Informer<Node>,
+    changes: Arc<Changes>,
+    /// Taken while it works on a blocking thread.
+    reconciler: Option<Reconciler<Maps>>,
+    report: watch::Sender<bool>,
+}
+
+impl Worker {
+    async fn run(mut self, programs: Programs) {
+        tokio::join!(self.services.synced(), self.slices.synced(), self.nodes.synced());
+        let mut programs = Some(programs);
+        loop {
+            let mut pending = self.changes.take();
+            if programs.is_some() {
+                pending.nodes = true;
+                pending.services.extend(self.services.list().iter().map(|service| service.metadata.key()));
+            }
+            let failed = self.pass(pending, &mut programs).await;
+            if programs.is_none() {
+                self.report.send_replace(true);
+            }
+            if failed.services.is_empty() && !failed.nodes {
+                self.changes.wake.notified().await;
+            } else {
+                let _ = tokio::time::timeout(RETRY, self.changes.wake.notified()).await;
+                self.changes.add(|pending| {
+                    pending.services.extend(failed.services);
+                    pending.nodes |= failed.nodes;
+                });
+            }
+        }
+    }
+
+    /// Puts the changes in the maps; the first time, attaches the programs after that. Returns what failed.
+    async fn pass(&mut self, pending: Pending, programs: &mut Option<Programs>) -> Pending {
+        let wanted: Vec<_> = pending.services.into_iter().map(|key| (self.desired(&key), key)).collect();
+        let addresses = pending.nodes.then(|| self.node_addresses());
+        let Some(mut reconciler) = self.reconciler.take() else { return Pending::default() };
+        let loaded = programs.take();
+        let cgroup = self.config.cgroup_path.clone();
+        let (failed, reconciler, loaded) = blocking(move || {
+            let mut failed = Pending::default();
+            if let Some(Err(error)) = addresses.map(|addresses| reconciler.apply_nodes(&addresses)) {
+                tracing::error!(error = &error as &dyn std::error::Error, "node addresses are not in the maps");
+                failed.nodes = true;
+            }
+            for (desired, key) in wanted {
+                match reconciler.apply(&key, &desired) {
+                    Ok(freed) => failed.services.extend(freed),
+                    Err(error) => {
+                        tracing::error!(service = %key, error = &error as &dyn std::error::Error, "Service is not in the maps");
+                        failed.services.insert(key);
+                    }
+                }
+            }
+            let loaded = loaded.and_then(|loaded| finish_start(&mut reconciler, loaded, &cgroup, &mut failed));
+            clean(&mut reconciler);
+            (failed, reconciler, loaded)
+        })
+        .await;
+        self.reconciler = Some(reconciler);
+        *programs = loaded;
+        failed
+    }
+
+    fn desired(&self, key: &ObjectKey) -> state::Desired {
+        let slices = self.slices.by_index(state::SERVICE_NAME, &key.to_string());
+        let service = self.services.get(key);
+        service.map(|service| state::desired(&service, &slices, &self.config.node_name)).unwrap_or_default()
+    }
+
+    fn node_addresses(&self) -> BTreeMap<IpAddr, u32> {
+        node_addresses(&self.config, &self.nodes.list())
+    }
+}
+
+/// Ends the first pass: stale entries go, then the programs are attached. Gives them back where that failed, to be
+/// tried again.
+fn finish_start(
+    reconciler: &mut Reconciler<Maps>,
+    programs: Programs,
+    cgroup: &Path,
+    failed: &mut Pending,
+) -> Option<Programs> {
+    if let Err(error) = reconciler.finish_adoption() {
+        tracing::error!(error = &error as &dyn std::error::Error, "stale entries are still in the maps");
+    }
+    match programs.attach(cgroup) {
+        Ok(()) => {
+            let services = reconciler.known().len();
+            tracing::info!(services, writes = reconciler.writes(), cgroup = %cgroup.display(), "Services are translated");
+            None
+        }
+        Err((programs, error)) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "Services are not translated");
+            failed.nodes = true;
+            Some(programs)
+        }
+    }
+}
+
+fn clean(reconciler: &mut Reconciler<Maps>) {
+    if !reconciler.needs_cleaning() {
+        return;
+    }
+    if let Err(error) = sys::grace_period() {
+        tracing::error!(%error, "no grace period: membarrier(2) failed; replaced slots are not used again");
+        return;
+    }
+    if let Err(error) = reconciler.clean() {
+        tracing::error!(error = &error as &dyn std::error::Error, "replaced entries are not cleaned up");
+    }
+}
+
+fn node_addresses(config: &ProxyConfig, nodes: &[Arc<Node>]) -> BTreeMap<IpAddr, u32> {
+    use abi::node_address::{LOCAL, LOOPBACK, REMOTE};
+    let mut wanted = BTreeMap::new();
+    for node in nodes {
+        let kind = if node.metadata.name == config.node_name { LOCAL } else { REMOTE };
+        let addresses = node.status.addresses.iter().filter(|address| address.kind.ends_with("IP"));
+        wanted.extend(addresses.filter_map(|address| address.address.parse().ok()).map(|address| (address, kind)));
+    }
+    wanted.insert(config.node_ip, LOCAL);
+    wanted.insert(Ipv4Addr::LOCALHOST.into(), LOOPBACK);
+    wanted.insert(Ipv6Addr::LOCALHOST.into(), LOOPBACK);
+    wanted
+}
+
+/// Runs system calls on a thread where they may take their time.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }

@@ -1,0 +1,312 @@
+//! The programs in this machine's kernel: a network namespace and a cgroup of the test's own, real sockets.
+//!
+//! Addresses of backends are on the loopback device; those of services exist nowhere, so that only translation can
+//! make a connection to them succeed.
+#![expect(unsafe_code, reason = "a test's own network namespace needs an interface flag set by ioctl")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use informer::ObjectKey;
+
+use crate::datapath;
+use crate::dump::dump;
+use crate::kernel::Maps;
+use crate::reconcile::Reconciler;
+use crate::state::{Desired, Family, Frontend, Protocol, SetKey, Target};
+
+/// One test at a time: the whole process moves into the test's cgroup.
+static TURN: Mutex<()> = Mutex::new(());
+static COUNT: AtomicU64 = AtomicU64::new(0);
+
+/// A cgroup and a pin directory, taken away when dropped.
+struct Bench {
+    cgroup: PathBuf,
+    home: PathBuf,
+    pins: PathBuf,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+        let root = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()).find(|fields| fields[2] == "cgroup2");
+        let root = PathBuf::from(root.expect("cgroup2 is mounted")[1]);
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+        let own = own.lines().find_map(|line| line.strip_prefix("0::/")).unwrap().to_owned();
+        let name = format!("keelson-proxy-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let cgroup = root.join(&name);
+        fs::create_dir(&cgroup).unwrap();
+        fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string()).unwrap();
+        Self { cgroup, home: root.join(own), pins: Path::new("/sys/fs/bpf").join(name), _turn: turn }
+    }
+
+    /// What a starting proxy does before the first reconciliation.
+    fn load(&self) -> (datapath::Programs, Reconciler<Maps>) {
+        let (programs, maps) = datapath::load(&self.pins).unwrap();
+        (programs, Reconciler::new(maps).unwrap())
+    }
+
+    /// A proxy that has started with these services and then died.
+    fn run(&self, services: &[Service]) -> u64 {
+        let (programs, mut reconciler) = self.load();
+        let nodes = BTreeMap::from([("127.0.0.1".parse().unwrap(), abi::node_address::LOOPBACK)]);
+        reconciler.apply_nodes(&nodes).unwrap();
+        for service in services {
+            reconciler.apply(&ObjectKey::new("test", service.name), &service.desired()).unwrap();
+        }
+        reconciler.finish_adoption().unwrap();
+        if let Err((_, error)) = programs.attach(&self.cgroup) {
+            panic!("{error:?}");
+        }
+        crate::sys::grace_period().unwrap();
+        reconciler.clean().unwrap();
+        reconciler.writes()
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let _ = datapath::uninstall(&self.pins);
+        let _ = fs::write(self.home.join("cgroup.procs"), std::process::id().to_string());
+        if let Err(error) = fs::remove_dir(&self.cgroup) {
+            eprintln!("{}: {error}", self.cgroup.display());
+        }
+    }
+}
+
+struct Service {
+    name: &'static str,
+    protocol: Protocol,
+    /// `None` for a node port.
+    address: Option<&'static str>,
+    port: u16,
+    backends: Vec<SocketAddr>,
+    affinity: u32,
+}
+
+impl Service {
+    fn desired(&self) -> Desired {
+        let address: Option<IpAddr> = self.address.map(|text| text.parse().unwrap());
+        let family = address.as_ref().map_or(Family::V4, crate::state::family_of);
+        let set = SetKey { family, port: String::new(), protocol: self.protocol, local: false };
+        let frontend = Frontend { family, address, port: self.port, protocol: self.protocol };
+        Desired {
+            sets: BTreeMap::from([(set.clone(), self.backends.clone())]),
+            frontends: BTreeMap::from([(frontend, Target { set, flags: 0, affinity: self.affinity })]),
+        }
+    }
+}
+
+fn service(name: &'static str, protocol: Protocol, address: &'static str, port: u16, backends: &[SocketAddr]) -> Service {
+    Service { name, protocol, address: Some(address), port, backends: backends.to_vec(), affinity: 0 }
+}
+
+/// Runs the test on a thread in a network namespace of its own with the loopback device up; says why where it cannot.
+fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    if !nix::unistd::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "the kernel's tests need root, and in CI a skip is a failure");
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let result = std::thread::spawn(|| {
+        enter_namespace();
+        test();
+    })
+    .join();
+    if let Err(panic) = result {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn enter_namespace() {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    // SAFETY: a zeroed ifreq is valid; the ioctl reads the name and the flags.
+    unsafe {
+        let mut request: libc::ifreq = std::mem::zeroed();
+        request.ifr_name[0] = b'l'.cast_signed();
+        request.ifr_name[1] = b'o'.cast_signed();
+        request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).unwrap();
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&socket);
+        assert_eq!(libc::ioctl(fd, libc::SIOCSIFFLAGS as _, &request), 0);
+    }
+}
+
+/// Answers every connection and datagram with its name. Ends when the test's sockets are gone.
+fn tcp_server(address: &str, name: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind(address).unwrap();
+    let at = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let _ = stream.write_all(name.as_bytes());
+        }
+    });
+    at
+}
+
+fn udp_server(address: &str, name: &'static str) -> SocketAddr {
+    let socket = UdpSocket::bind(address).unwrap();
+    let at = socket.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((_, from)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(name.as_bytes(), from);
+        }
+    });
+    at
+}
+
+fn ask_tcp(address: &str) -> std::io::Result<(String, SocketAddr)> {
+    let mut stream = TcpStream::connect_timeout(&address.parse().unwrap(), Duration::from_secs(5))?;
+    let peer = stream.peer_addr()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok((text, peer))
+}
+
+/// Sends unconnected, and returns the answer and whom it came from.
+fn ask_udp(local: &str, address: &str) -> std::io::Result<(String, SocketAddr)> {
+    let socket = UdpSocket::bind(local)?;
+    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    socket.send_to(b"?", address)?;
+    let mut buffer = [0; 64];
+    let (length, from) = socket.recv_from(&mut buffer)?;
+    Ok((String::from_utf8_lossy(&buffer[..length]).into_owned(), from))
+}
+
+fn ask_connected_udp(local: &str, address: &str) -> std::io::Result<(String, SocketAddr)> {
+    let socket = UdpSocket::bind(local)?;
+    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    socket.connect(address)?;
+    socket.send(b"?")?;
+    let mut buffer = [0; 64];
+    let (length, from) = socket.recv_from(&mut buffer)?;
+    assert_eq!(socket.peer_addr()?, from);
+    Ok((String::from_utf8_lossy(&buffer[..length]).into_owned(), from))
+}
+
+fn answer(name: &str, from: &str) -> (String, SocketAddr) {
+    (name.to_owned(), from.parse().unwrap())
+}
+
+#[test]
+fn sockets_reach_services() {
+    in_namespace(|| {
+        let bench = Bench::new();
+        let tcp4 = tcp_server("127.0.0.2:0", "tcp4");
+        let tcp6 = tcp_server("[::1]:0", "tcp6");
+        let udp4 = udp_server("127.0.0.2:0", "udp4");
+        let udp6 = udp_server("[::1]:0", "udp6");
+        bench.run(&[
+            service("tcp4", Protocol::Tcp, "10.96.0.1", 80, &[tcp4]),
+            service("tcp6", Protocol::Tcp, "fd00:96::1", 80, &[tcp6]),
+            service("udp4", Protocol::Udp, "10.96.0.1", 53, &[udp4]),
+            service("udp6", Protocol::Udp, "fd00:96::1", 53, &[udp6]),
+            service("empty", Protocol::Tcp, "10.96.0.2", 80, &[]),
+            service("empty-udp", Protocol::Udp, "10.96.0.2", 53, &[]),
+            Service { address: None, ..service("port", Protocol::Tcp, "0.0.0.0", 30080, &[tcp4]) },
+        ]);
+        assert_eq!(ask_tcp("10.96.0.1:80").unwrap(), answer("tcp4", "10.96.0.1:80"));
+        assert_eq!(ask_tcp("[::ffff:10.96.0.1]:80").unwrap(), answer("tcp4", "[::ffff:10.96.0.1]:80"));
+        assert_eq!(ask_tcp("[fd00:96::1]:80").unwrap(), answer("tcp6", "[fd00:96::1]:80"));
+        assert_eq!(ask_udp("0.0.0.0:0", "10.96.0.1:53").unwrap(), answer("udp4", "10.96.0.1:53"));
+        assert_eq!(ask_udp("[::]:0", "[::ffff:10.96.0.1]:53").unwrap(), answer("udp4", "[::ffff:10.96.0.1]:53"));
+        assert_eq!(ask_udp("[::]:0", "[fd00:96::1]:53").unwrap(), answer("udp6", "[fd00:96::1]:53"));
+        assert_eq!(ask_connected_udp("0.0.0.0:0", "10.96.0.1:53").unwrap(), answer("udp4", "10.96.0.1:53"));
+        assert_eq!(ask_connected_udp("[::]:0", "[fd00:96::1]:53").unwrap(), answer("udp6", "[fd00:96::1]:53"));
+        // Straight to the backend: nothing is translated, forth or back.
+        assert_eq!(ask_tcp(&tcp4.to_string()).unwrap(), ("tcp4".to_owned(), tcp4));
+        assert_eq!(ask_udp("0.0.0.0:0", &udp4.to_string()).unwrap(), ("udp4".to_owned(), udp4));
+        // No backends: as if nobody listened.
+        for refused in [ask_tcp("10.96.0.2:80"), ask_udp("0.0.0.0:0", "10.96.0.2:53"), ask_connected_udp("0.0.0.0:0", "10.96.0.2:53")] {
+            assert_eq!(refused.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        }
+        // A node port answers on the node's loopback, but a pod's loopback is the pod's own.
+        assert_eq!(ask_tcp("127.0.0.1:30080").unwrap(), answer("tcp4", "127.0.0.1:30080"));
+        let pod = std::thread::spawn(|| {
+            enter_namespace();
+            ask_tcp("127.0.0.1:30080").unwrap_err().kind()
+        });
+        assert_eq!(pod.join().unwrap(), ErrorKind::ConnectionRefused);
+        let found = dump(&bench.pins).unwrap();
+        assert_eq!(found.services.len(), 7);
+        assert_eq!((found.metrics.no_backend, found.metrics.broken), (3, 0));
+        assert!(found.metrics.connected >= 6 && found.metrics.sent >= 3, "{:?}", found.metrics);
+    });
+}
+
+#[test]
+fn backends_share_and_affinity_stays() {
+    in_namespace(|| {
+        let bench = Bench::new();
+        let backends = [tcp_server("127.0.0.2:0", "a"), tcp_server("127.0.0.3:0", "b"), tcp_server("127.0.0.4:0", "c")];
+        let sticky = |backends: &[SocketAddr]| Service { affinity: 60, ..service("sticky", Protocol::Tcp, "10.96.0.3", 80, backends) };
+        bench.run(&[service("spread", Protocol::Tcp, "10.96.0.1", 80, &backends), sticky(&backends)]);
+        let mut seen = BTreeMap::<String, u32>::new();
+        for _ in 0..300 {
+            *seen.entry(ask_tcp("10.96.0.1:80").unwrap().0).or_default() += 1;
+        }
+        assert_eq!(seen.len(), 3, "{seen:?}");
+        assert!(seen.values().all(|count| (50..=150).contains(count)), "{seen:?}");
+        let first = ask_tcp("10.96.0.3:80").unwrap().0;
+        for _ in 0..30 {
+            assert_eq!(ask_tcp("10.96.0.3:80").unwrap().0, first);
+        }
+        // The backend goes: clients move on at once.
+        let rest: Vec<_> = backends.iter().zip(["a", "b", "c"]).filter(|(_, name)| *name != first).map(|(at, _)| *at).collect();
+        let (_programs, mut reconciler) = bench.load();
+        let key = ObjectKey::new("test", "sticky");
+        reconciler.apply(&key, &sticky(&backends).desired()).unwrap();
+        reconciler.apply(&key, &sticky(&rest).desired()).unwrap();
+        crate::sys::grace_period().unwrap();
+        reconciler.clean().unwrap();
+        assert_ne!(ask_tcp("10.96.0.3:80").unwrap().0, first);
+    });
+}
+
+#[test]
+fn translation_outlives_its_loader_and_is_replaced_without_a_gap() {
+    in_namespace(|| {
+        let bench = Bench::new();
+        let server = tcp_server("127.0.0.2:0", "tcp");
+        let services = || vec![service("tcp", Protocol::Tcp, "10.96.0.1", 80, &[server])];
+        assert!(bench.run(&services()) > 0);
+        // The loader is gone; a connection from before and new ones know the service's address.
+        let before = TcpStream::connect("10.96.0.1:80").unwrap();
+        assert_eq!(ask_tcp("10.96.0.1:80").unwrap(), answer("tcp", "10.96.0.1:80"));
+        let stop = Arc::new(AtomicBool::new(false));
+        let ns = fs::File::open("/proc/thread-self/ns/net").unwrap();
+        let clients: Vec<_> = (0..2)
+            .map(|_| {
+                let (stop, ns) = (stop.clone(), ns.try_clone().unwrap());
+                std::thread::spawn(move || {
+                    nix::sched::setns(&ns, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+                    let mut asked = 0_u32;
+                    while !stop.load(Ordering::Relaxed) || asked < 10 {
+                        assert_eq!(ask_tcp("10.96.0.1:80").unwrap().0, "tcp");
+                        asked += 1;
+                    }
+                })
+            })
+            .collect();
+        let writes: Vec<_> = (0..5).map(|_| bench.run(&services())).collect();
+        stop.store(true, Ordering::Relaxed);
+        clients.into_iter().for_each(|client| client.join().unwrap());
+        assert_eq!(writes, [0; 5], "a restart rewrites nothing");
+        assert_eq!(before.peer_addr().unwrap().to_string(), "10.96.0.1:80");
+        // What is gone from the cluster goes from the maps at the next start.
+        bench.run(&[]);
+        assert_eq!(dump(&bench.pins).unwrap().services, []);
+        datapath::uninstall(&bench.pins).unwrap();
+        assert!(!bench.pins.exists());
+    });
+}

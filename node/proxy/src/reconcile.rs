@@ -1,0 +1,335 @@
+//! Makes the maps say what is wanted, touching nothing that says it already.
+//!
+//! A changed set of backends gets a new extent of slots; then the frontends are flipped to it, one atomic write each;
+//! then, after a grace period in which no program can still hold the old value, the old extent is free. At start the
+//! kernel's entries are read, and a set whose backends are in the kernel already is adopted where it is.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+
+use informer::ObjectKey;
+
+use crate::extents::Extents;
+use crate::kernel::{Kernel, KernelError};
+use crate::state::{Desired, Family, Frontend, Protocol, SetKey};
+
+/// Why a Service could not be put in the maps.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// A system call failed.
+    #[error("a kernel map refused an operation")]
+    Kernel(#[from] KernelError),
+    /// More backends than the array has slots.
+    #[error("no room for {count} more backends in the kernel's {family:?} array of {slots} slots")]
+    Full {
+        /// How many were to be added.
+        count: usize,
+        /// To which array.
+        family: Family,
+        /// Its size.
+        slots: u32,
+    },
+}
+
+/// Backends as they are in the kernel.
+#[derive(Clone, Debug)]
+struct Extent {
+    base: u32,
+    id: u32,
+    backends: Vec<SocketAddr>,
+}
+
+/// What is no longer wanted, to be cleaned up after the grace period.
+#[derive(Debug)]
+struct Retired {
+    family: Family,
+    base: u32,
+    count: u32,
+    /// Id of the set, and whether the set as such is gone.
+    set: (u32, bool),
+    affine: bool,
+    gone: Vec<SocketAddr>,
+    /// Frontend ports, for datagram services.
+    ports: Vec<u16>,
+}
+
+/// One Service as it is in the kernel.
+#[derive(Debug, Default)]
+struct Applied {
+    sets: BTreeMap<SetKey, Extent>,
+    frontends: BTreeSet<Frontend>,
+}
+
+/// Mirror of the maps, and what it takes to change them.
+pub(crate) struct Reconciler<K> {
+    kernel: K,
+    /// Every frontend in the kernel.
+    entries: HashMap<Frontend, abi::Service>,
+    /// Extents that were in the kernel at start and are not adopted yet, by family and base.
+    orphans: HashMap<(Family, u32), Vec<SocketAddr>>,
+    services: HashMap<ObjectKey, Applied>,
+    owners: HashMap<Frontend, ObjectKey>,
+    /// Services that want a frontend which another has.
+    rivals: HashMap<Frontend, BTreeSet<ObjectKey>>,
+    free: BTreeMap<Family, Extents>,
+    nodes: BTreeMap<IpAddr, u32>,
+    next_set: u32,
+    retired: Vec<Retired>,
+    adopting: bool,
+    writes: u64,
+}
+
+impl<K: Kernel> Reconciler<K> {
+    /// Reads what the kernel has.
+    pub(crate) fn new(kernel: K) -> Result<Self, ReconcileError> {
+        let entries: HashMap<_, _> = kernel.services()?.into_iter().collect();
+        let mut free: BTreeMap<_, _> =
+            [Family::V4, Family::V6].map(|family| (family, Extents::new(kernel.slots(family)))).into();
+        let mut orphans = HashMap::new();
+        for (frontend, service) in &entries {
+            let count = u32::from(service.count);
+            let family = frontend.family;
+            if count == 0 || orphans.contains_key(&(family, service.base)) {
+                continue;
+            }
+            let end = service.base.saturating_add(count).min(kernel.slots(family));
+            let backends: Result<Vec<_>, _> = (service.base..end).map(|slot| kernel.backend(family, slot)).collect();
+            orphans.insert((family, service.base), backends?);
+            free.get_mut(&family).expect("both families are there").claim(service.base, count);
+        }
+        let next_set = entries.values().map(|service| service.id).max().map_or(1, |id| id + 1);
+        let nodes = kernel.node_addresses()?.into_iter().collect();
+        Ok(Self {
+            kernel,
+            entries,
+            orphans,
+            services: HashMap::new(),
+            owners: HashMap::new(),
+            rivals: HashMap::new(),
+            free,
+            nodes,
+            next_set,
+            retired: Vec::new(),
+            adopting: true,
+            writes: 0,
+        })
+    }
+
+    /// How many entries have been written or removed since the start.
+    pub(crate) fn writes(&self) -> u64 {
+        self.writes
+    }
+
+    /// Every Service that has something in the kernel, or wants a frontend that another has.
+    pub(crate) fn known(&self) -> Vec<ObjectKey> {
+        self.services.keys().cloned().collect()
+    }
+
+    /// Makes one Service so. Returns Services whose wishes can be fulfilled now.
+    pub(crate) fn apply(&mut self, key: &ObjectKey, desired: &Desired) -> Result<BTreeSet<ObjectKey>, ReconcileError> {
+        let mut before = self.services.remove(key).unwrap_or_default();
+        let mut after = Applied::default();
+        let result = self.apply_parts(key, desired, &mut before, &mut after);
+        // After a failure, what is in the kernel stays known, so that a later try mends it.
+        if result.is_err() {
+            after.frontends.append(&mut before.frontends);
+            for (set, extent) in before.sets {
+                after.sets.entry(set).or_insert(extent);
+            }
+        }
+        if !after.frontends.is_empty() || !after.sets.is_empty() {
+            self.services.insert(key.clone(), after);
+        }
+        result
+    }
+
+    fn apply_parts(
+        &mut self,
+        key: &ObjectKey,
+        desired: &Desired,
+        before: &mut Applied,
+        after: &mut Applied,
+    ) -> Result<BTreeSet<ObjectKey>, ReconcileError> {
+        for (set, backends) in &desired.sets {
+            let extent = self.place(desired, set, backends, before)?;
+            after.sets.insert(set.clone(), extent);
+        }
+        for (frontend, target) in &desired.frontends {
+            let owner = self.owners.entry(*frontend).or_insert_with(|| key.clone());
+            if owner != key {
+                tracing::warn!(service = %key, %owner, ?frontend, "another Service has this address and port already");
+                self.rivals.entry(*frontend).or_default().insert(key.clone());
+                continue;
+            }
+            after.frontends.insert(*frontend);
+            let extent = &after.sets[&target.set];
+            let count = u16::try_from(extent.backends.len()).unwrap_or(u16::MAX);
+            let value = abi::Service {
+                base: extent.base,
+                count,
+                flags: target.flags,
+                id: extent.id,
+                affinity: target.affinity,
+            };
+            if self.entries.get(frontend) != Some(&value) {
+                self.kernel.put_service(frontend, &value)?;
+                self.writes += 1;
+                self.entries.insert(*frontend, value);
+            }
+            before.frontends.remove(frontend);
+        }
+        let mut freed = BTreeSet::new();
+        while let Some(frontend) = before.frontends.first().copied() {
+            self.kernel.delete_service(&frontend)?;
+            before.frontends.remove(&frontend);
+            self.writes += 1;
+            self.entries.remove(&frontend);
+            self.owners.remove(&frontend);
+            freed.extend(self.rivals.remove(&frontend).unwrap_or_default());
+        }
+        self.retire_replaced(desired, before, after);
+        freed.remove(key);
+        Ok(freed)
+    }
+
+    /// Where the backends are: where they were, where an earlier process had put them, or in a new extent.
+    fn place(
+        &mut self,
+        desired: &Desired,
+        set: &SetKey,
+        backends: &[SocketAddr],
+        before: &Applied,
+    ) -> Result<Extent, ReconcileError> {
+        let old = before.sets.get(set);
+        if let Some(extent) = old.filter(|extent| extent.backends == backends) {
+            return Ok(extent.clone());
+        }
+        if self.adopting && old.is_none() {
+            for (frontend, _) in desired.frontends.iter().filter(|(_, target)| target.set == *set) {
+                let Some(entry) = self.entries.get(frontend) else { continue };
+                let (base, id) = (entry.base, entry.id);
+                let same = match self.orphans.get(&(set.family, base)) {
+                    Some(found) => found == backends && usize::from(entry.count) == backends.len(),
+                    None => entry.count == 0 && backends.is_empty(),
+                };
+                if same {
+                    self.orphans.remove(&(set.family, base));
+                    return Ok(Extent { base, id, backends: backends.to_vec() });
+                }
+            }
+        }
+        let count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
+        let full = || ReconcileError::Full { count: backends.len(), family: set.family, slots: self.kernel.slots(set.family) };
+        let free = self.free.get_mut(&set.family).expect("both families are there");
+        let base = free.take(count).ok_or_else(full)?;
+        for (slot, backend) in (base..).zip(backends) {
+            if let Err(error) = self.kernel.put_backend(slot, backend) {
+                free.give(base, count);
+                return Err(error.into());
+            }
+            self.writes += 1;
+        }
+        let id = match old {
+            Some(extent) => extent.id,
+            None => {
+                self.next_set += 1;
+                self.next_set - 1
+            }
+        };
+        Ok(Extent { base, id, backends: backends.to_vec() })
+    }
+
+    fn retire_replaced(&mut self, desired: &Desired, before: &mut Applied, after: &Applied) {
+        while let Some((set, old)) = before.sets.pop_first() {
+            let new = after.sets.get(&set);
+            if new.is_some_and(|new| new.base == old.base && new.backends.len() == old.backends.len()) {
+                continue;
+            }
+            let kept: &[SocketAddr] = new.map_or(&[], |new| &new.backends);
+            let gone = old.backends.iter().filter(|backend| !kept.contains(backend)).copied().collect();
+            let of_set = desired.frontends.iter().filter(|(_, target)| target.set == set);
+            let affine = new.is_none() || of_set.clone().any(|(_, target)| target.affinity != 0);
+            let ports = match set.protocol {
+                Protocol::Udp => of_set.map(|(frontend, _)| frontend.port).collect(),
+                Protocol::Tcp => Vec::new(),
+            };
+            let count = u32::try_from(old.backends.len()).unwrap_or(u32::MAX);
+            let set = (old.id, new.is_none());
+            self.retired.push(Retired { family: family(&old), base: old.base, count, set, affine, gone, ports });
+        }
+    }
+
+    /// After the first pass over every Service: what the kernel has and nobody wanted goes.
+    pub(crate) fn finish_adoption(&mut self) -> Result<(), ReconcileError> {
+        self.adopting = false;
+        let unwanted: Vec<_> =
+            self.entries.keys().filter(|frontend| !self.owners.contains_key(frontend)).copied().collect();
+        for frontend in unwanted {
+            self.kernel.delete_service(&frontend)?;
+            self.writes += 1;
+            if let Some(entry) = self.entries.remove(&frontend) {
+                self.kernel.forget_affinity(frontend.family, entry.id, None)?;
+            }
+        }
+        for ((family, base), backends) in self.orphans.drain() {
+            let count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
+            self.retired.push(Retired {
+                family,
+                base,
+                count,
+                set: (0, false),
+                affine: false,
+                gone: Vec::new(),
+                ports: Vec::new(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether a grace period is needed before [`Reconciler::clean`].
+    pub(crate) fn needs_cleaning(&self) -> bool {
+        !self.retired.is_empty()
+    }
+
+    /// Frees what was replaced. Call it only when a grace period has passed since.
+    pub(crate) fn clean(&mut self) -> Result<(), ReconcileError> {
+        while let Some(retired) = self.retired.pop() {
+            let (id, all) = retired.set;
+            if retired.affine && (all || !retired.gone.is_empty()) {
+                self.kernel.forget_affinity(retired.family, id, (!all).then_some(&retired.gone))?;
+            }
+            if !retired.ports.is_empty() && !retired.gone.is_empty() {
+                self.kernel.forget_reverse(retired.family, &retired.gone, &retired.ports)?;
+            }
+            let free = self.free.get_mut(&retired.family).expect("both families are there");
+            free.give(retired.base, retired.count);
+        }
+        Ok(())
+    }
+
+    /// Makes the node addresses so.
+    pub(crate) fn apply_nodes(&mut self, wanted: &BTreeMap<IpAddr, u32>) -> Result<(), ReconcileError> {
+        let stale: Vec<_> = self.nodes.keys().filter(|address| !wanted.contains_key(address)).copied().collect();
+        for address in stale {
+            self.kernel.set_node_address(address, None)?;
+            self.nodes.remove(&address);
+            self.writes += 1;
+        }
+        for (address, kind) in wanted {
+            if self.nodes.get(address) != Some(kind) {
+                self.kernel.set_node_address(*address, Some(*kind))?;
+                self.nodes.insert(*address, *kind);
+                self.writes += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn family(extent: &Extent) -> Family {
+    extent.backends.first().map_or(Family::V4, |backend| crate::state::family_of(&backend.ip()))
+}
+
+#[cfg(test)]
+#[path = "reconcile_tests.rs"]
+mod tests;

@@ -1,0 +1,330 @@
+//! What the maps should say of one Service: a pure function of the Service, its EndpointSlices and this node's name.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use abi::service_flag;
+use informer::ObjectKey;
+
+use crate::objects::{Endpoint, Service, ServicePort, Slice};
+
+/// The label of an EndpointSlice that names its Service.
+pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// A Service with this label belongs to another proxy.
+const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
+/// A Service with this label wants no proxy at all.
+const HEADLESS: &str = "service.kubernetes.io/headless";
+/// Upstream's default for session affinity: three hours.
+const AFFINITY_SECONDS: u32 = 10_800;
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// A transport protocol that the programs translate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+pub enum Protocol {
+    /// TCP.
+    #[serde(rename = "TCP")]
+    Tcp,
+    /// UDP.
+    #[serde(rename = "UDP")]
+    Udp,
+}
+
+/// Where a client aims at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Frontend {
+    /// Its family.
+    pub family: Family,
+    /// Its address; `None` for a node port.
+    pub address: Option<IpAddr>,
+    /// Its port.
+    pub port: u16,
+    /// Its protocol.
+    pub protocol: Protocol,
+}
+
+/// Names a set of backends that frontends share.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SetKey {
+    /// Family of the backends.
+    pub family: Family,
+    /// Name of the service's port.
+    pub port: String,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Only endpoints on this node.
+    pub local: bool,
+}
+
+/// What a frontend leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Its backends.
+    pub set: SetKey,
+    /// Of [`service_flag`].
+    pub flags: u16,
+    /// Seconds, or zero.
+    pub affinity: u32,
+}
+
+/// Everything the maps should say of one Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// Backends in ascending order.
+    pub sets: BTreeMap<SetKey, Vec<SocketAddr>>,
+    /// Frontends.
+    pub frontends: BTreeMap<Frontend, Target>,
+}
+
+/// The Service that an EndpointSlice belongs to.
+pub fn service_of(slice: &Slice) -> Option<ObjectKey> {
+    let name = slice.metadata.label(SERVICE_NAME)?;
+    Some(ObjectKey::new(slice.metadata.namespace.clone(), name))
+}
+
+/// Computes what the maps should say.
+pub fn desired(service: &Service, slices: &[Arc<Slice>], node_name: &str) -> Desired {
+    let mut wanted = Desired::default();
+    let labels = &service.metadata.labels;
+    let headless = service.spec.cluster_ip == "None" || service.spec.cluster_ip.is_empty();
+    if service.spec.kind == "ExternalName" || headless || labels.contains_key(PROXY_NAME) || labels.contains_key(HEADLESS) {
+        return wanted;
+    }
+    for port in &service.spec.ports {
+        let Some(protocol) = protocol(&port.protocol) else { continue };
+        add_port(&mut wanted, service, port, protocol, slices, node_name);
+    }
+    wanted
+}
+
+fn protocol(name: &str) -> Option<Protocol> {
+    match name {
+        "TCP" | "" => Some(Protocol::Tcp),
+        "UDP" => Some(Protocol::Udp),
+        _ => None,
+    }
+}
+
+fn add_port(
+    wanted: &mut Desired,
+    service: &Service,
+    port: &ServicePort,
+    protocol: Protocol,
+    slices: &[Arc<Slice>],
+    node_name: &str,
+) {
+    let spec = &service.spec;
+    let affinity = match spec.session_affinity.as_str() {
+        "ClientIP" => {
+            let configured = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.timeout_seconds);
+            configured.unwrap_or(AFFINITY_SECONDS)
+        }
+        _ => 0,
+    };
+    let internal_local = spec.internal_traffic_policy.as_deref() == Some("Local");
+    let external_local = spec.external_traffic_policy.as_deref() == Some("Local");
+    let flags = if external_local { service_flag::EXTERNAL_LOCAL } else { 0 };
+    let cluster = addresses(if spec.cluster_ips.is_empty() {
+        std::slice::from_ref(&spec.cluster_ip)
+    } else {
+        &spec.cluster_ips
+    });
+    // Only addresses that a load balancer claims as its own may be short-circuited.
+    let ingress = &service.status.load_balancer.ingress;
+    let ingress: Vec<_> =
+        ingress.iter().filter(|at| at.ip_mode.as_deref() != Some("Proxy")).map(|at| at.ip.clone()).collect();
+    let external: BTreeSet<_> = addresses(&spec.external_ips).into_iter().chain(addresses(&ingress)).collect();
+
+    let mut add = |family, address, number, local, flags| {
+        let set = SetKey { family, port: port.name.clone(), protocol, local };
+        wanted.sets.entry(set.clone()).or_insert_with(|| backends(slices, &set, node_name));
+        wanted
+            .frontends
+            .insert(Frontend { family, address, port: number, protocol }, Target { set, flags, affinity });
+    };
+    for address in &cluster {
+        add(family_of(address), Some(*address), port.port, internal_local, 0);
+    }
+    // From inside the cluster, upstream sends external addresses and node ports to every endpoint, whatever
+    // externalTrafficPolicy says of clients from outside.
+    for address in external {
+        add(family_of(&address), Some(address), port.port, false, flags);
+    }
+    if port.node_port != 0 {
+        let families: BTreeSet<_> = cluster.iter().map(family_of).collect();
+        for family in families {
+            add(family, None, port.node_port, false, flags);
+        }
+    }
+}
+
+fn addresses(texts: &[String]) -> Vec<IpAddr> {
+    texts.iter().filter_map(|text| text.parse().ok()).collect()
+}
+
+/// The family of an address.
+pub fn family_of(address: &IpAddr) -> Family {
+    if address.is_ipv4() { Family::V4 } else { Family::V6 }
+}
+
+/// Ready endpoints; where there are none, those that terminate but still serve.
+fn backends(slices: &[Arc<Slice>], set: &SetKey, node_name: &str) -> Vec<SocketAddr> {
+    let mut ready = BTreeSet::new();
+    let mut draining = BTreeSet::new();
+    for slice in slices {
+        let matching = matching_ports(slice, set);
+        for endpoint in &slice.endpoints {
+            if set.local && endpoint.node_name.as_deref() != Some(node_name) {
+                continue;
+            }
+            let Some(address) = endpoint.addresses.first().and_then(|text| text.parse::<IpAddr>().ok()) else { continue };
+            if family_of(&address) != set.family {
+                continue;
+            }
+            let Some(list) = usable(endpoint, &mut ready, &mut draining) else { continue };
+            list.extend(matching.iter().map(|port| SocketAddr::new(address, *port)));
+        }
+    }
+    let chosen = if ready.is_empty() { draining } else { ready };
+    chosen.into_iter().take(usize::from(u16::MAX)).collect()
+}
+
+fn matching_ports(slice: &Slice, set: &SetKey) -> Vec<u16> {
+    let ports = slice.ports.iter().filter(|port| {
+        port.name.as_deref().unwrap_or("") == set.port
+            && protocol(port.protocol.as_deref().unwrap_or("")) == Some(set.protocol)
+    });
+    ports.filter_map(|port| port.port).collect()
+}
+
+fn usable<'a, L>(endpoint: &Endpoint, ready: &'a mut L, draining: &'a mut L) -> Option<&'a mut L> {
+    let conditions = &endpoint.conditions;
+    let is_ready = conditions.ready.unwrap_or(true);
+    if is_ready {
+        return Some(ready);
+    }
+    let drains = conditions.serving.unwrap_or(is_ready) && conditions.terminating.unwrap_or(false);
+    drains.then_some(draining)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn service(spec: Value) -> Service {
+        serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": spec})).unwrap()
+    }
+
+    fn slice(endpoints: Value) -> Arc<Slice> {
+        let object = json!({
+            "metadata": {"name": "web-1", "namespace": "shop", "labels": {SERVICE_NAME: "web"}},
+            "addressType": "IPv4",
+            "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}, {"name": "dns", "port": 5353, "protocol": "UDP"}],
+            "endpoints": endpoints,
+        });
+        Arc::new(serde_json::from_value(object).unwrap())
+    }
+
+    /// One line a frontend: `proto address:port[ flags][ affinity] -> backends`.
+    fn render(wanted: &Desired) -> Vec<String> {
+        let line = |(front, target): (&Frontend, &Target)| {
+            let address = front.address.map_or("node".to_owned(), |address| address.to_string());
+            let backends: Vec<_> = wanted.sets[&target.set].iter().map(ToString::to_string).collect();
+            let flags = if target.flags == 0 { "" } else { " external-local" };
+            let affinity = if target.affinity == 0 { String::new() } else { format!(" {}s", target.affinity) };
+            format!("{:?} {address}:{}{flags}{affinity} -> {}", front.protocol, front.port, backends.join(" "))
+        };
+        wanted.frontends.iter().map(line).collect()
+    }
+
+    fn check(name: &str, spec: Value, endpoints: Value, expected: &[&str]) {
+        let wanted = desired(&service(spec), &[slice(endpoints)], "here");
+        assert_eq!(render(&wanted), expected, "{name}");
+    }
+
+    fn two() -> Value {
+        json!([{"addresses": ["10.0.0.2"], "nodeName": "there"}, {"addresses": ["10.0.0.1"], "nodeName": "here"}])
+    }
+
+    #[test]
+    fn frontends() {
+        let http = json!([{"name": "http", "port": 80, "protocol": "TCP"}]);
+        check("cluster IP", json!({"clusterIP": "10.96.0.5", "ports": http}), two(), &[
+            "Tcp 10.96.0.5:80 -> 10.0.0.1:8080 10.0.0.2:8080",
+        ]);
+        check(
+            "node port, external addresses",
+            json!({"type": "NodePort", "clusterIP": "10.96.0.5", "externalIPs": ["1.2.3.4"], "externalTrafficPolicy": "Local",
+                   "ports": [{"name": "http", "port": 80, "nodePort": 30080}]}),
+            two(),
+            &[
+                "Tcp node:30080 external-local -> 10.0.0.1:8080 10.0.0.2:8080",
+                "Tcp 1.2.3.4:80 external-local -> 10.0.0.1:8080 10.0.0.2:8080",
+                "Tcp 10.96.0.5:80 -> 10.0.0.1:8080 10.0.0.2:8080",
+            ],
+        );
+        check(
+            "internal policy Local",
+            json!({"clusterIP": "10.96.0.5", "internalTrafficPolicy": "Local", "ports": http}),
+            two(),
+            &["Tcp 10.96.0.5:80 -> 10.0.0.1:8080"],
+        );
+        check(
+            "affinity with its default, and UDP",
+            json!({"clusterIP": "10.96.0.5", "sessionAffinity": "ClientIP", "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}]}),
+            two(),
+            &["Udp 10.96.0.5:53 10800s -> 10.0.0.1:5353 10.0.0.2:5353"],
+        );
+        check("unknown port name", json!({"clusterIP": "10.96.0.5", "ports": [{"name": "x", "port": 80}]}), two(), &[
+            "Tcp 10.96.0.5:80 -> ",
+        ]);
+        check("headless", json!({"clusterIP": "None", "ports": http}), two(), &[]);
+        check("not allocated", json!({"ports": http}), two(), &[]);
+        check("external name", json!({"type": "ExternalName", "externalName": "x.org"}), two(), &[]);
+        check("SCTP", json!({"clusterIP": "10.96.0.5", "ports": [{"port": 1, "protocol": "SCTP"}]}), two(), &[]);
+    }
+
+    #[test]
+    fn other_proxies_and_load_balancers() {
+        let mut object = service(json!({"clusterIP": "10.96.0.5", "ports": [{"name": "http", "port": 80}]}));
+        object.status.load_balancer.ingress = serde_json::from_value(json!([
+            {"ip": "5.5.5.5"}, {"hostname": "x"}, {"ip": "6.6.6.6", "ipMode": "Proxy"}]))
+        .unwrap();
+        let lines = render(&desired(&object, &[slice(two())], "here"));
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].starts_with("Tcp 5.5.5.5:80"), "{lines:?}");
+        object.metadata.labels.insert(PROXY_NAME.into(), "other".into());
+        assert_eq!(desired(&object, &[slice(two())], "here"), Desired::default());
+    }
+
+    #[test]
+    fn endpoint_conditions() {
+        let spec = || json!({"clusterIP": "10.96.0.5", "ports": [{"name": "http", "port": 80}]});
+        let endpoint = |last: u8, conditions: Value| json!({"addresses": [format!("10.0.0.{last}")], "conditions": conditions});
+        let ready = endpoint(1, json!({"ready": true, "serving": true, "terminating": false}));
+        let unready = endpoint(2, json!({"ready": false, "serving": false, "terminating": false}));
+        let draining = endpoint(3, json!({"ready": false, "serving": true, "terminating": true}));
+        let dying = endpoint(4, json!({"ready": false, "serving": false, "terminating": true}));
+        let cases: &[(&str, Value, &str)] = &[
+            ("ready only", json!([ready, unready, draining, dying]), "10.0.0.1:8080"),
+            ("draining instead of none", json!([unready, draining, dying]), "10.0.0.3:8080"),
+            ("none", json!([unready, dying]), ""),
+            ("twice the same", json!([ready, ready]), "10.0.0.1:8080"),
+            ("other family", json!([{"addresses": ["fd00::1"]}]), ""),
+            ("not an address", json!([{"addresses": ["x"]}, {"addresses": []}]), ""),
+        ];
+        for (name, endpoints, expected) in cases {
+            check(name, spec(), endpoints.clone(), &[&format!("Tcp 10.96.0.5:80 -> {expected}")]);
+        }
+    }
+}
