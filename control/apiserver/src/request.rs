@@ -279,7 +279,7 @@ impl Query {
 }
 
 /// Decodes `%XX` (and `+` in queries); what is not valid stays as it is, invalid UTF-8 is replaced.
-fn percent_decode(text: &str, plus_is_space: bool) -> String {
+pub(crate) fn percent_decode(text: &str, plus_is_space: bool) -> String {
     if !text.bytes().any(|b| b == b'%' || (plus_is_space && b == b'+')) {
         return text.to_owned();
     }

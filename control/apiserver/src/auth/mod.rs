@@ -1,6 +1,9 @@
 //! Who asks: identities and the ways to prove them.
 
+pub(crate) mod authenticate;
+pub(crate) mod impersonate;
 pub mod tokens;
+pub(crate) mod x509;
 
 use std::collections::BTreeMap;
 

@@ -1,0 +1,211 @@
+//! The network side: TLS, HTTP/1.1 and HTTP/2, and the limits that keep slow clients from holding up others.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use http::Request;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::task::TaskTracker;
+
+use super::{Inner, body};
+use crate::auth::authenticate::Peer;
+use crate::auth::x509;
+use crate::pki::{Certified, PkiError};
+
+/// Bounds in time and number.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Open connections; further ones wait in the kernel's queue.
+    pub connections: usize,
+    /// Time for the TLS handshake.
+    pub handshake: Duration,
+    /// Time for a request's head, also while a kept connection idles.
+    pub header: Duration,
+    /// Time between two pieces of a request's body.
+    pub stalled_body: Duration,
+    /// Time until the answer's head.
+    pub request: Duration,
+    /// Time that open requests have to end once the server stops.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 8192,
+            handshake: Duration::from_secs(10),
+            header: Duration::from_secs(30),
+            stalled_body: Duration::from_secs(15),
+            request: Duration::from_secs(60),
+            drain: Duration::from_secs(3),
+        }
+    }
+}
+
+/// Large enough that a list of thousands of objects is not held up by round trips.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
+const SEND_BUFFER: usize = 1 << 20;
+/// Watches are streams: one client may have hundreds.
+const STREAMS: u32 = 1000;
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Accepting goes on after this when the process has run out of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The TLS side of the server: its certificate, and client certificates of the cluster's CA if the client has one.
+pub(crate) fn tls(ca_pem: &str, server: &Certified) -> Result<TlsAcceptor, PkiError> {
+    let fail = |problem: &dyn std::fmt::Display| PkiError::Damaged {
+        path: "server.pem".into(),
+        problem: problem.to_string(),
+    };
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots
+        .add(CertificateDer::from_pem_slice(ca_pem.as_bytes()).map_err(|error| fail(&error))?)
+        .map_err(|error| fail(&error))?;
+    let clients = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        .allow_unauthenticated()
+        .build()
+        .map_err(|error| fail(&error))?;
+    let cert = CertificateDer::from_pem_slice(server.cert_pem.as_bytes()).map_err(|error| fail(&error))?;
+    let key = PrivateKeyDer::from_pem_slice(server.key_pem.as_bytes()).map_err(|error| fail(&error))?;
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| fail(&error))?
+        .with_client_cert_verifier(clients)
+        .with_single_cert(vec![cert], key)
+        .map_err(|error| fail(&error))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Accepts connections until the server stops.
+pub(crate) async fn run(inner: Arc<Inner>, listener: TcpListener, tls: TlsAcceptor) {
+    let permits = Arc::new(Semaphore::new(inner.limits.connections));
+    loop {
+        let accepted = tokio::select! {
+            () = inner.shutdown.cancelled() => return,
+            accepted = async {
+                let permit = permits.clone().acquire_owned().await;
+                (permit, listener.accept().await)
+            } => accepted,
+        };
+        let (Ok(permit), accepted) = accepted else { return };
+        match accepted {
+            Ok((stream, _)) => {
+                let (inner, tls) = (inner.clone(), tls.clone());
+                inner.tasks.clone().spawn(async move {
+                    inner.metrics.connection(1);
+                    Box::pin(connection(inner.clone(), stream, tls)).await;
+                    inner.metrics.connection(-1);
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn connection(inner: Arc<Inner>, stream: TcpStream, tls: TlsAcceptor) {
+    // A failure here only costs latency.
+    let _ = stream.set_nodelay(true);
+    let stream = match tokio::time::timeout(inner.limits.handshake, tls.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
+        Err(_) => return tracing::debug!("TLS handshake took too long"),
+    };
+    let session = stream.get_ref().1;
+    let h2 = session.alpn_protocol() == Some(b"h2");
+    let certificate = session.peer_certificates().and_then(|chain| chain.first());
+    let peer = Peer(certificate.and_then(|der| x509::user_of(der)).map(Arc::new));
+    let asked = Arc::new(AtomicBool::new(false));
+    let service = {
+        let (inner, asked) = (inner.clone(), asked.clone());
+        service_fn(move |mut request: Request<Incoming>| {
+            asked.store(true, Ordering::Relaxed);
+            request.extensions_mut().insert(peer.clone());
+            let handled = Box::pin(inner.clone().handle(request.map(body::boxed)));
+            async move { Ok::<_, std::convert::Infallible>(handled.await) }
+        })
+    };
+    let io = TokioIo::new(stream);
+    if h2 {
+        let mut builder = hyper::server::conn::http2::Builder::new(Tracked(inner.tasks.clone()));
+        builder
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(SEND_BUFFER)
+            .max_concurrent_streams(STREAMS)
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT);
+        let served = std::pin::pin!(builder.serve_connection(io, service));
+        drive(&inner, served, |served| served.graceful_shutdown(), &asked).await;
+    } else {
+        let mut builder = hyper::server::conn::http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(inner.limits.header);
+        let served = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
+        drive(&inner, served, |served| served.graceful_shutdown(), &asked).await;
+    }
+}
+
+/// Runs a connection to its end. One that has not asked anything in time is closed, and all are when the server stops.
+async fn drive<C>(
+    inner: &Inner,
+    mut connection: std::pin::Pin<&mut C>,
+    stop: impl Fn(std::pin::Pin<&mut C>),
+    asked: &AtomicBool,
+) where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let ended = |result: hyper::Result<()>| {
+        if let Err(error) = result {
+            tracing::debug!(%error, "connection ended");
+        }
+    };
+    let mut first_request = std::pin::pin!(tokio::time::sleep(inner.limits.header));
+    let mut waiting = true;
+    loop {
+        tokio::select! {
+            result = connection.as_mut() => return ended(result),
+            () = inner.shutdown.cancelled() => break,
+            () = first_request.as_mut(), if waiting => {
+                waiting = false;
+                if !asked.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+        }
+    }
+    stop(connection.as_mut());
+    if let Ok(result) = tokio::time::timeout(inner.limits.drain, connection).await {
+        ended(result);
+    }
+}
+
+/// Runs HTTP/2 streams as tasks of the server.
+#[derive(Clone)]
+struct Tracked(TaskTracker);
+
+impl<F> hyper::rt::Executor<F> for Tracked
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.0.spawn(future);
+    }
+}

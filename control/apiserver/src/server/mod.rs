@@ -1,0 +1,205 @@
+//! The server: its parts, its start, and its two ways in: TLS for the network, a `tower` service for this process.
+
+pub(crate) mod body;
+mod health;
+mod in_process;
+mod listener;
+mod metrics;
+mod pipeline;
+pub(crate) mod respond;
+mod start;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use store::{Store, WatchCache};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::Config;
+use crate::auth::tokens::{Objects, TokenIssuer};
+use crate::authz::Authorizer;
+use crate::discovery::Discovery;
+use crate::pki::{self, Pki, PkiError};
+use crate::proxy::Streams;
+use crate::registry::Registry;
+use crate::request::Services;
+pub use listener::Limits;
+use metrics::Metrics;
+use start::{open_caches, open_registry};
+
+/// The caches that authentication, authorisation and streams look into.
+const WATCHED: [(&str, &str); 12] = [
+    ("", "pods"),
+    ("", "nodes"),
+    ("", "services"),
+    ("", "endpoints"),
+    ("", "secrets"),
+    ("", "serviceaccounts"),
+    ("", "persistentvolumes"),
+    ("storage.k8s.io", "volumeattachments"),
+    ("rbac.authorization.k8s.io", "clusterroles"),
+    ("rbac.authorization.k8s.io", "clusterrolebindings"),
+    ("rbac.authorization.k8s.io", "roles"),
+    ("rbac.authorization.k8s.io", "rolebindings"),
+];
+
+/// Why the server cannot start or serve.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Certificates and keys.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// The service-account key.
+    #[error("the service-account key cannot be used: {0}")]
+    Key(#[from] crate::auth::tokens::TokenError),
+    /// The port.
+    #[error("cannot listen on {address}: {source}. Another server may run there; choose another --port or --bind-address")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The store or the default objects.
+    #[error("cannot {action}: {status}")]
+    Bootstrap {
+        /// What was tried.
+        action: String,
+        /// How it was refused.
+        status: apimachinery::status::Status,
+    },
+}
+
+/// The API server. Clones share it.
+#[derive(Clone)]
+pub struct ApiServer {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) config: Arc<Config>,
+    pki: Pki,
+    store: Arc<dyn Store>,
+    pub(crate) registry: Registry,
+    pub(crate) services: Arc<Services>,
+    streams: Streams,
+    discovery: Discovery,
+    metrics: Metrics,
+    limits: Limits,
+    ready: AtomicBool,
+    address: OnceLock<SocketAddr>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl ApiServer {
+    /// Opens the PKI, starts the registry and writes the default objects. Afterwards [`client`](Self::client) works;
+    /// [`serve`](Self::serve) opens the port.
+    pub async fn start(
+        config: Config,
+        store: Arc<dyn Store>,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Result<Self, StartError> {
+        Self::start_with(config, store, tasks, shutdown, Limits::default()).await
+    }
+
+    /// [`start`](Self::start) with other limits.
+    pub async fn start_with(
+        config: Config,
+        store: Arc<dyn Store>,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
+        limits: Limits,
+    ) -> Result<Self, StartError> {
+        let config = Arc::new(config);
+        let pki = Pki::open_or_create(&config.data_dir.join("pki"))?;
+        let registry = open_registry(&config, &store, &tasks, &shutdown);
+        let caches = open_caches(&registry).await?;
+        let objects = lookup(caches.clone());
+        let tokens = TokenIssuer::new(&config.issuer(), pki.service_account_key_pem(), objects.clone())?;
+        let authorizer = Arc::new(Authorizer::new());
+        authorizer.follow(
+            |group, resource| caches.get(&(group.to_owned(), resource.to_owned())).cloned(),
+            &tasks,
+            &shutdown,
+        );
+        let streams = Streams::new(pki.ca_pem(), &pki.kubelet_client()?, objects, tasks.clone(), shutdown.clone())?;
+        let discovery = Discovery::new(format!("{}:{}", config.advertise_address, config.port), &config.version);
+        let services = Arc::new(Services { authorizer, tokens: Arc::new(tokens) });
+        let inner = Arc::new(Inner {
+            config,
+            pki,
+            store,
+            registry,
+            services,
+            streams,
+            discovery,
+            metrics: Metrics::new(),
+            limits,
+            ready: AtomicBool::new(false),
+            address: OnceLock::new(),
+            tasks,
+            shutdown,
+        });
+        let server = Self { inner };
+        server.bootstrap(&caches).await?;
+        server.inner.ready.store(true, Ordering::Release);
+        Ok(server)
+    }
+
+    /// Binds the port, writes the administrators' kubeconfig and serves until shutdown. Returns the address once the port
+    /// is open; connections are served by tasks of the server.
+    pub async fn serve(&self) -> Result<SocketAddr, StartError> {
+        let inner = &self.inner;
+        let config = &inner.config;
+        let address = SocketAddr::new(config.bind_address, config.port);
+        let listen = |source| StartError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(listen)?;
+        let bound = listener.local_addr().map_err(listen)?;
+        let server = inner.pki.server("server", "kube-apiserver", &pki::server_sans(config))?;
+        let tls = listener::tls(inner.pki.ca_pem(), &server)?;
+        let host = if bound.ip().is_unspecified() { config.advertise_address } else { bound.ip() };
+        let url = format!("https://{}", SocketAddr::new(host, bound.port()));
+        pki::write_kubeconfig(&config.data_dir.join("kubeconfig"), &url, inner.pki.ca_pem(), &inner.pki.admin()?)?;
+        // A second call serves the same on another port; the first address stays the known one.
+        let _ = inner.address.set(bound);
+        inner.tasks.spawn(listener::run(inner.clone(), listener, tls));
+        tracing::info!(%url, "serving");
+        Ok(bound)
+    }
+
+    /// A client in this process for a user in some groups: no socket, the same authorisation and admission.
+    pub fn client(&self, user: &str, groups: &[&str]) -> kube::Client {
+        in_process::client(self.inner.clone(), user, groups)
+    }
+
+    /// The cluster's certificates and keys.
+    pub fn pki(&self) -> &Pki {
+        &self.inner.pki
+    }
+
+    /// Where the server listens, once it does.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.inner.address.get().copied()
+    }
+
+    /// The `user` in this process asks; for what has no place in `kube`'s client.
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.inner
+    }
+}
+
+/// Finds objects in the caches by group, resource, namespace and name.
+fn lookup(caches: HashMap<(String, String), WatchCache>) -> Objects {
+    Arc::new(move |group, resource, namespace, name| {
+        let cache = caches.get(&(group.to_owned(), resource.to_owned()))?;
+        let prefix = cache.prefix();
+        let key = if namespace.is_empty() { format!("{prefix}{name}") } else { format!("{prefix}{namespace}/{name}") };
+        cache.get(&key)
+    })
+}

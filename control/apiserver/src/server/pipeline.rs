@@ -1,0 +1,157 @@
+//! The one path of every request: understand → authenticate → authorise → route.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Instant;
+
+use apimachinery::decode::Media;
+use apimachinery::status::Status;
+use futures::FutureExt;
+use http::header::{CONTENT_TYPE, HeaderValue, WARNING};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode};
+
+use super::body::{self, RequestBody};
+use super::health::{self, Check};
+use super::{Inner, respond};
+use crate::auth::User;
+use crate::auth::authenticate::authenticate;
+use crate::auth::impersonate::impersonated;
+use crate::authz::{Authorized, reviews};
+use crate::proxy;
+use crate::request::{Query, RequestContext, RequestInfo, ResponseBody, Verb, Warnings};
+
+type Answer = Result<Response<ResponseBody>, Status>;
+
+impl Inner {
+    /// Serves one request, whatever happens.
+    pub(crate) async fn handle(self: Arc<Self>, request: Request<RequestBody>) -> Response<ResponseBody> {
+        let started = Instant::now();
+        let (parts, body) = request.into_parts();
+        let query = Query::parse(parts.uri.query().unwrap_or_default());
+        let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
+        let warnings = Warnings::default();
+        let served = AssertUnwindSafe(self.serve_request(&info, query, parts, body, warnings.clone())).catch_unwind().await;
+        let mut response = match served {
+            Ok(Ok(response)) => response,
+            Ok(Err(status)) => respond::failure(&status),
+            Err(_) => {
+                self.metrics.panicked();
+                tracing::error!(verb = %info.verb, path = info.path, "the request ended in a panic");
+                respond::failure(&Status::internal("this request caused the API server to panic"))
+            }
+        };
+        for warning in warnings.take() {
+            let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
+            if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+                response.headers_mut().append(WARNING, value);
+            }
+        }
+        let (code, took) = (response.status().as_u16(), started.elapsed());
+        self.metrics.answered(&info, code, took);
+        tracing::debug!(verb = %info.verb, path = info.path, code, ?took, "request");
+        response
+    }
+
+    async fn serve_request(
+        &self,
+        info: &RequestInfo,
+        query: Query,
+        parts: Parts,
+        body: RequestBody,
+        warnings: Warnings,
+    ) -> Answer {
+        let mut user = authenticate(&parts, &self.services.tokens)?;
+        if let Some(other) = impersonated(&parts.headers, &user, &self.services.authorizer)? {
+            user = Arc::new(other);
+        }
+        let authorized = self.services.authorizer.authorize(&user, &info.attributes(&query))?;
+        if !info.is_resource {
+            return self.serve_path(info, &query, &parts).await;
+        }
+        if proxy::is_stream(info) {
+            return Box::pin(self.streams.serve(info, &query, parts, body)).await;
+        }
+        self.serve_resource(info, query, parts, body, (user, authorized), warnings).await
+    }
+
+    async fn serve_resource(
+        &self,
+        info: &RequestInfo,
+        query: Query,
+        parts: Parts,
+        body: RequestBody,
+        (user, authorized): (Arc<User>, Authorized),
+        warnings: Warnings,
+    ) -> Answer {
+        let body = match parts.method {
+            Method::GET | Method::HEAD => bytes::Bytes::new(),
+            _ => body::read(&parts.headers, body, self.limits.stalled_body).await?,
+        };
+        if reviews::is_review(info) {
+            let review = reviews::review(info, &user, &self.services, media(&parts), &body)?;
+            return Ok(respond::json(StatusCode::CREATED, &review));
+        }
+        let context = RequestContext {
+            info: info.clone(),
+            method: parts.method,
+            user,
+            authorized,
+            query,
+            headers: parts.headers,
+            warnings,
+            services: self.services.clone(),
+        };
+        // Only the answer's head is bounded: a watch goes on as long as its client wishes.
+        let handled = tokio::time::timeout(self.limits.request, Box::pin(self.registry.handle(context, body))).await;
+        handled.unwrap_or_else(|_| Err(Status::timeout("request did not complete within the allotted timeout")))
+    }
+
+    async fn serve_path(&self, info: &RequestInfo, query: &Query, parts: &Parts) -> Answer {
+        let path = info.path.as_str();
+        if !matches!(info.verb, Verb::Get | Verb::Head) {
+            return Err(Status::method_not_supported("", path, info.verb.as_str()));
+        }
+        let endpoint = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+        if matches!(endpoint, "healthz" | "livez" | "readyz") {
+            let rest = path.trim_start_matches('/').strip_prefix(endpoint).unwrap_or_default().trim_matches('/');
+            let checks = self.checks(endpoint).await;
+            return health::answer(endpoint, rest, query, &checks).ok_or_else(Status::page_not_found);
+        }
+        match path.trim_end_matches('/') {
+            "/version" => return Ok(respond::json(StatusCode::OK, &health::version(&self.config.version))),
+            "/metrics" => {
+                let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                return Ok(respond::bytes(StatusCode::OK, content_type, self.metrics.render()));
+            }
+            "/openid/v1/jwks" => {
+                let keys = self.services.tokens.jwks().to_string();
+                return Ok(respond::bytes(StatusCode::OK, "application/jwk-set+json", keys));
+            }
+            "/.well-known/openid-configuration" => {
+                return Ok(respond::json(StatusCode::OK, &self.services.tokens.configuration()));
+            }
+            _ => {}
+        }
+        self.discovery.answer(path, query, &parts.headers).unwrap_or_else(|| Err(Status::page_not_found()))
+    }
+
+    async fn checks(&self, endpoint: &str) -> Vec<Check> {
+        let mut checks = vec![Check { name: "ping", result: Ok(()) }];
+        let store = self.store.current_revision().await.map(|_| ()).map_err(|error| error.to_string());
+        checks.push(Check { name: "store", result: store });
+        if endpoint == "readyz" {
+            let ready = self.ready.load(std::sync::atomic::Ordering::Acquire);
+            let bootstrap = if ready { Ok(()) } else { Err("not finished".to_owned()) };
+            checks.push(Check { name: "bootstrap", result: bootstrap });
+            let stopping = if self.shutdown.is_cancelled() { Err("process is shutting down".to_owned()) } else { Ok(()) };
+            checks.push(Check { name: "shutdown", result: stopping });
+        }
+        checks
+    }
+}
+
+fn media(parts: &Parts) -> Media {
+    let content_type = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if content_type.contains("yaml") { Media::Yaml } else { Media::Json }
+}
