@@ -38,6 +38,9 @@ pub(crate) enum Command {
     Completion(CompletionArgs),
     /// Remove every trace of this node
     Uninstall(UninstallArgs),
+    /// Wait until the node is Ready (used by the installer)
+    #[command(hide = true)]
+    Await(AwaitArgs),
 }
 
 /// A part of the server that `--disable` leaves out.
@@ -200,6 +203,17 @@ pub(crate) struct UninstallArgs {
     /// Do not ask
     #[arg(long)]
     pub yes: bool,
+}
+
+/// Flags of `keelson await`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AwaitArgs {
+    /// The administrator's kubeconfig; waited for if it is not there yet
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: PathBuf,
+    /// Seconds to wait
+    #[arg(long, default_value_t = 180, value_name = "SECONDS")]
+    pub timeout: u64,
 }
 
 /// A command line that could not be used, or one that asked for help.

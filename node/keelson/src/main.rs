@@ -8,10 +8,12 @@ mod cli;
 mod completion;
 mod config;
 mod dns;
+mod footprint;
 mod logging;
 mod server;
 mod uninstall;
 mod version;
+mod wait;
 
 use std::process::ExitCode;
 
@@ -36,6 +38,7 @@ fn run(command: cli::Command) -> ExitCode {
         cli::Command::Version(args) => version::run(&args),
         cli::Command::Completion(args) => completion::run(&args),
         cli::Command::Uninstall(args) => uninstall::run(&args),
+        cli::Command::Await(args) => wait::run(&args),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

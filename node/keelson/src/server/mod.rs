@@ -11,7 +11,7 @@ mod settings;
 
 use crate::cli::ServerArgs;
 use anyhow::Context;
-use settings::Settings;
+pub(crate) use settings::Settings;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};

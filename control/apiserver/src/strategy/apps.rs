@@ -1,0 +1,400 @@
+//! Workloads: Deployment, ReplicaSet, StatefulSet, DaemonSet, ReplicationController, Job, CronJob templates.
+
+use super::Strategy;
+use super::core::{default_pod_spec, validate_template};
+use super::tools::{
+    Problems, default_to, empty, immutable, int, keep, label_selector, made, non_negative, one_of, selects, some, text, within,
+};
+use apimachinery::field::{FieldError, Path};
+use serde_json::{Value, json};
+
+/// Fills in the pod template of a workload's spec.
+fn template_defaults(spec: &mut Value) {
+    within(spec, "template", |template| within(template, "spec", default_pod_spec));
+}
+
+/// What every workload with a selector and a template shares.
+fn selector_and_template(spec: &Value, problems: &mut Problems) {
+    let path = Path::new("spec");
+    if let Some(replicas) = int(spec, "replicas") {
+        non_negative(&path.child("replicas"), replicas, problems);
+    }
+    if let Some(seconds) = int(spec, "minReadySeconds") {
+        non_negative(&path.child("minReadySeconds"), seconds, problems);
+    }
+    let Some(selector) = some(spec, "selector") else {
+        problems.push(FieldError::required(&path.child("selector"), ""));
+        return;
+    };
+    label_selector(&path.child("selector"), selector, problems);
+    if empty(selector, "matchLabels") && empty(selector, "matchExpressions") {
+        let detail = "empty selector is invalid for deployment";
+        problems.push(FieldError::invalid(&path.child("selector"), selector.clone(), detail));
+    }
+    template(spec, selector, problems);
+}
+
+fn template(spec: &Value, selector: &Value, problems: &mut Problems) {
+    let path = Path::new("spec").child("template");
+    let Some(found) = some(spec, "template") else {
+        problems.push(FieldError::required(&path, ""));
+        return;
+    };
+    let labels = found.pointer("/metadata/labels");
+    if !selects(selector, labels) {
+        let value = labels.cloned().unwrap_or_else(|| json!({}));
+        let at = path.child("metadata").child("labels");
+        problems.push(FieldError::invalid(&at, value, "`selector` does not match template `labels`"));
+    }
+    validate_template(&path, found, problems);
+    let policy = found.pointer("/spec/restartPolicy").and_then(Value::as_str).unwrap_or_default();
+    if policy != "Always" && !policy.is_empty() {
+        let at = path.child("spec").child("restartPolicy");
+        problems.push(FieldError::not_supported(&at, policy, &["Always"]));
+    }
+    if found.pointer("/spec/activeDeadlineSeconds").is_some_and(|value| !value.is_null()) {
+        let at = path.child("spec").child("activeDeadlineSeconds");
+        problems.push(FieldError::forbidden(&at, "activeDeadlineSeconds in ReplicaSet is not Supported"));
+    }
+}
+
+/// The strategy of Deployments.
+#[derive(Debug)]
+pub(super) struct Deployment;
+
+impl Strategy for Deployment {
+    fn defaults(&self, deployment: &mut Value) {
+        within(deployment, "spec", |spec| {
+            default_to(spec, "replicas", 1);
+            default_to(spec, "revisionHistoryLimit", 10);
+            default_to(spec, "progressDeadlineSeconds", 600);
+            let strategy = made(spec, "strategy");
+            default_to(strategy, "type", "RollingUpdate");
+            if text(strategy, "type") == "RollingUpdate" {
+                let rolling = made(strategy, "rollingUpdate");
+                default_to(rolling, "maxUnavailable", "25%");
+                default_to(rolling, "maxSurge", "25%");
+            }
+            template_defaults(spec);
+        });
+    }
+
+    fn validate(&self, deployment: &Value) -> Problems {
+        let mut problems = Vec::new();
+        let path = Path::new("spec");
+        let spec = &deployment["spec"];
+        selector_and_template(spec, &mut problems);
+        rollout(&path.child("strategy"), &spec["strategy"], &mut problems);
+        if let Some(limit) = int(spec, "revisionHistoryLimit") {
+            non_negative(&path.child("revisionHistoryLimit"), limit, &mut problems);
+        }
+        if let Some(deadline) = int(spec, "progressDeadlineSeconds") {
+            let at = path.child("progressDeadlineSeconds");
+            non_negative(&at, deadline, &mut problems);
+            if deadline <= int(spec, "minReadySeconds").unwrap_or(0) {
+                problems.push(FieldError::invalid(&at, deadline, "must be greater than minReadySeconds"));
+            }
+        }
+        problems
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> Problems {
+        selector_is_immutable(self, new, old)
+    }
+}
+
+fn selector_is_immutable(strategy: &dyn Strategy, new: &Value, old: &Value) -> Problems {
+    let mut problems = strategy.validate(new);
+    immutable(&Path::new("spec"), &new["spec"], &old["spec"], "selector", &mut problems);
+    problems
+}
+
+fn rollout(path: &Path, strategy: &Value, problems: &mut Problems) {
+    match text(strategy, "type") {
+        "Recreate" => {
+            if some(strategy, "rollingUpdate").is_some() {
+                let detail = "may not be specified when strategy `type` is 'Recreate'";
+                problems.push(FieldError::forbidden(&path.child("rollingUpdate"), detail));
+            }
+        }
+        "RollingUpdate" => rolling(&path.child("rollingUpdate"), &strategy["rollingUpdate"], problems),
+        other => problems.push(FieldError::not_supported(&path.child("type"), other, &["Recreate", "RollingUpdate"])),
+    }
+}
+
+fn rolling(path: &Path, rolling: &Value, problems: &mut Problems) {
+    let mut zero = 0;
+    for field in ["maxUnavailable", "maxSurge"] {
+        let value = &rolling[field];
+        let at = path.child(field);
+        match amount(value) {
+            Ok((number, percent)) => {
+                zero += u8::from(number == 0);
+                non_negative(&at, number, problems);
+                if percent && number > 100 && field == "maxUnavailable" {
+                    problems.push(FieldError::invalid(&at, value.clone(), "must not be greater than 100%"));
+                }
+            }
+            Err(message) => problems.push(FieldError::invalid(&at, value.clone(), message)),
+        }
+    }
+    if zero == 2 {
+        let value = rolling["maxUnavailable"].clone();
+        problems.push(FieldError::invalid(&path.child("maxUnavailable"), value, "may not be 0 when `maxSurge` is 0"));
+    }
+}
+
+/// A number, or a percentage as a string.
+fn amount(value: &Value) -> Result<(i64, bool), String> {
+    match value {
+        Value::String(text) => text
+            .strip_suffix('%')
+            .and_then(|number| number.parse().ok())
+            .map(|number| (number, true))
+            .ok_or_else(|| {
+                "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')".to_owned()
+            }),
+        other => Ok((other.as_i64().unwrap_or(0), false)),
+    }
+}
+
+/// The strategy of ReplicaSets.
+#[derive(Debug)]
+pub(super) struct ReplicaSet;
+
+impl Strategy for ReplicaSet {
+    fn defaults(&self, set: &mut Value) {
+        within(set, "spec", |spec| {
+            default_to(spec, "replicas", 1);
+            template_defaults(spec);
+        });
+    }
+
+    fn prepare_create(&self, set: &mut Value) {
+        set["status"] = json!({ "replicas": 0 });
+    }
+
+    fn validate(&self, set: &Value) -> Problems {
+        let mut problems = Vec::new();
+        selector_and_template(&set["spec"], &mut problems);
+        problems
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> Problems {
+        selector_is_immutable(self, new, old)
+    }
+
+    fn validate_status_update(&self, new: &Value, _old: &Value) -> Problems {
+        let mut problems = Vec::new();
+        let path = Path::new("status");
+        let status = &new["status"];
+        let all = int(status, "replicas").unwrap_or(0);
+        for field in ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"] {
+            let value = int(status, field).unwrap_or(0);
+            non_negative(&path.child(field), value, &mut problems);
+            if field.ends_with("Replicas") && value > all {
+                problems.push(FieldError::invalid(&path.child(field), value, "cannot be greater than status.replicas"));
+            }
+        }
+        problems
+    }
+}
+
+/// The strategy of ReplicationControllers, whose selector is a plain map that follows the template's labels.
+#[derive(Debug)]
+pub(super) struct ReplicationController;
+
+impl Strategy for ReplicationController {
+    fn defaults(&self, controller: &mut Value) {
+        within(controller, "spec", |spec| {
+            default_to(spec, "replicas", 1);
+            let labels = spec.pointer("/template/metadata/labels").cloned();
+            if empty(spec, "selector")
+                && let Some(labels) = labels
+            {
+                spec["selector"] = labels;
+            }
+            template_defaults(spec);
+        });
+    }
+
+    fn prepare_create(&self, controller: &mut Value) {
+        controller["status"] = json!({ "replicas": 0 });
+    }
+
+    fn validate(&self, controller: &Value) -> Problems {
+        let mut problems = Vec::new();
+        let spec = &controller["spec"];
+        if empty(spec, "selector") {
+            problems.push(FieldError::required(&Path::new("spec").child("selector"), ""));
+        } else {
+            template(spec, &json!({ "matchLabels": spec["selector"] }), &mut problems);
+        }
+        problems
+    }
+}
+
+/// The strategy of StatefulSets.
+#[derive(Debug)]
+pub(super) struct StatefulSet;
+
+impl Strategy for StatefulSet {
+    fn defaults(&self, set: &mut Value) {
+        within(set, "spec", |spec| {
+            default_to(spec, "replicas", 1);
+            default_to(spec, "revisionHistoryLimit", 10);
+            default_to(spec, "podManagementPolicy", "OrderedReady");
+            let update = made(spec, "updateStrategy");
+            default_to(update, "type", "RollingUpdate");
+            if text(update, "type") == "RollingUpdate" {
+                default_to(made(update, "rollingUpdate"), "partition", 0);
+            }
+            let retention = made(spec, "persistentVolumeClaimRetentionPolicy");
+            default_to(retention, "whenDeleted", "Retain");
+            default_to(retention, "whenScaled", "Retain");
+            template_defaults(spec);
+        });
+    }
+
+    fn prepare_create(&self, set: &mut Value) {
+        set["status"] = json!({ "replicas": 0, "availableReplicas": 0 });
+    }
+
+    fn validate(&self, set: &Value) -> Problems {
+        let mut problems = Vec::new();
+        selector_and_template(&set["spec"], &mut problems);
+        let policy = text(&set["spec"], "podManagementPolicy");
+        let path = Path::new("spec").child("podManagementPolicy");
+        one_of(&path, policy, &["OrderedReady", "Parallel"], true, &mut problems);
+        problems
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> Problems {
+        let mut problems = self.validate(new);
+        let mut same = new["spec"].clone();
+        for field in MUTABLE_OF_STATEFUL_SETS {
+            keep(&mut same, &old["spec"], field);
+        }
+        if same != old["spec"] {
+            problems.push(FieldError::forbidden(
+                &Path::new("spec"),
+                "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden",
+            ));
+        }
+        problems
+    }
+}
+
+const MUTABLE_OF_STATEFUL_SETS: [&str; 7] = [
+    "replicas", "ordinals", "template", "updateStrategy", "revisionHistoryLimit", "persistentVolumeClaimRetentionPolicy",
+    "minReadySeconds",
+];
+
+/// The strategy of DaemonSets.
+#[derive(Debug)]
+pub(super) struct DaemonSet;
+
+impl Strategy for DaemonSet {
+    fn defaults(&self, set: &mut Value) {
+        within(set, "spec", |spec| {
+            default_to(spec, "revisionHistoryLimit", 10);
+            let update = made(spec, "updateStrategy");
+            default_to(update, "type", "RollingUpdate");
+            if text(update, "type") == "RollingUpdate" {
+                let rolling = made(update, "rollingUpdate");
+                default_to(rolling, "maxUnavailable", 1);
+                default_to(rolling, "maxSurge", 0);
+            }
+            template_defaults(spec);
+        });
+    }
+
+    fn prepare_create(&self, set: &mut Value) {
+        set["status"] =
+            json!({ "currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0 });
+    }
+
+    fn validate(&self, set: &Value) -> Problems {
+        let mut problems = Vec::new();
+        selector_and_template(&set["spec"], &mut problems);
+        problems
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> Problems {
+        selector_is_immutable(self, new, old)
+    }
+}
+
+/// The strategy of Jobs: the template's defaults and the job's own; the rest comes with its controller.
+#[derive(Debug)]
+pub(super) struct Job;
+
+impl Strategy for Job {
+    fn defaults(&self, job: &mut Value) {
+        within(job, "spec", job_spec);
+    }
+}
+
+fn job_spec(spec: &mut Value) {
+    if some(spec, "completions").is_none() && some(spec, "parallelism").is_none() {
+        spec["completions"] = 1.into();
+    }
+    default_to(spec, "parallelism", 1);
+    default_to(spec, "backoffLimit", 6);
+    default_to(spec, "completionMode", "NonIndexed");
+    default_to(spec, "suspend", false);
+    default_to(spec, "podReplacementPolicy", "TerminatingOrFailed");
+    template_defaults(spec);
+}
+
+/// The strategy of CronJobs.
+#[derive(Debug)]
+pub(super) struct CronJob;
+
+impl Strategy for CronJob {
+    fn defaults(&self, job: &mut Value) {
+        within(job, "spec", |spec| {
+            default_to(spec, "concurrencyPolicy", "Allow");
+            default_to(spec, "suspend", false);
+            default_to(spec, "successfulJobsHistoryLimit", 3);
+            default_to(spec, "failedJobsHistoryLimit", 1);
+            within(spec, "jobTemplate", |template| within(template, "spec", template_defaults));
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deployment(change: impl FnOnce(&mut Value)) -> Vec<String> {
+        let mut object = json!({ "spec": {
+            "selector": { "matchLabels": { "app": "a" } },
+            "template": { "metadata": { "labels": { "app": "a" } }, "spec": { "containers": [{ "name": "a", "image": "x" }] } },
+        } });
+        change(&mut object["spec"]);
+        Deployment.defaults(&mut object);
+        Deployment.validate(&object).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn deployments() {
+        assert_eq!(deployment(|_| ()), Vec::<String>::new());
+        assert_eq!(
+            deployment(|spec| spec["template"]["metadata"]["labels"] = json!({ "app": "b" })),
+            ["spec.template.metadata.labels: Invalid value: {\"app\":\"b\"}: `selector` does not match template `labels`"]
+        );
+        assert_eq!(
+            deployment(|spec| spec["strategy"] = json!({ "rollingUpdate": { "maxSurge": 0, "maxUnavailable": 0 } })),
+            ["spec.strategy.rollingUpdate.maxUnavailable: Invalid value: 0: may not be 0 when `maxSurge` is 0"]
+        );
+        assert_eq!(
+            deployment(|spec| spec["replicas"] = json!(-1)),
+            ["spec.replicas: Invalid value: -1: must be greater than or equal to 0"]
+        );
+        assert_eq!(
+            deployment(|spec| spec["template"]["spec"]["restartPolicy"] = json!("Never")),
+            ["spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\""]
+        );
+    }
+}

@@ -1,0 +1,17 @@
+//! The core group: pods and what they are made of, Services, Nodes, and the small kinds.
+
+mod affinity;
+mod container;
+pub(super) mod node;
+pub(super) mod pod;
+mod pod_defaults;
+mod pod_spec;
+mod probe;
+mod resources;
+mod security;
+pub(super) mod service;
+pub(super) mod small;
+mod volume;
+
+pub(super) use pod_defaults::pod_spec as default_pod_spec;
+pub(super) use pod_spec::template as validate_template;

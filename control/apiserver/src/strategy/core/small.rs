@@ -1,0 +1,254 @@
+//! The small kinds of the core group: Namespace, ConfigMap, Secret, ServiceAccount, Event, Endpoints.
+
+use super::pod_spec::ip;
+use crate::strategy::Strategy;
+use crate::strategy::tools::{
+    Problems, changed, default_to, each_mut, empty, flag, indexed, int, items, keep, made, map, named, one_of, port_number, some, text,
+};
+use apimachinery::field::{FieldError, Path};
+use apimachinery::{meta, names};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value, json};
+
+/// Most bytes of all values of a ConfigMap or Secret.
+const MAX_DATA: usize = 1 << 20;
+
+/// The strategy of Namespaces.
+#[derive(Debug)]
+pub(in crate::strategy) struct Namespace;
+
+impl Strategy for Namespace {
+    fn defaults(&self, namespace: &mut Value) {
+        // Every namespace can be selected by its name (KEP-2161).
+        let name = meta::name(namespace).to_owned();
+        if !name.is_empty() {
+            let labels = made(made(namespace, "metadata"), "labels");
+            labels["kubernetes.io/metadata.name"] = name.into();
+        }
+    }
+
+    fn prepare_create(&self, namespace: &mut Value) {
+        namespace["status"] = json!({ "phase": "Active" });
+        let finalizers = made(namespace, "spec");
+        if !items(finalizers, "finalizers").iter().any(|finalizer| finalizer == "kubernetes") {
+            let mut all = items(finalizers, "finalizers").to_vec();
+            all.push("kubernetes".into());
+            finalizers["finalizers"] = all.into();
+        }
+    }
+
+    fn prepare_update(&self, new: &mut Value, old: &Value) {
+        // Finalizers of the spec are /finalize's.
+        keep(new, old, "spec");
+    }
+}
+
+/// The strategy of ConfigMaps.
+#[derive(Debug)]
+pub(in crate::strategy) struct ConfigMap;
+
+impl Strategy for ConfigMap {
+    fn validate(&self, object: &Value) -> Problems {
+        let mut problems = Vec::new();
+        let mut size = 0;
+        for (key, value) in map(object, "data").into_iter().flatten() {
+            problems.extend(named(&Path::new("data").key(key.as_str()), key, names::is_config_map_key(key)));
+            if map(object, "binaryData").is_some_and(|binary| binary.contains_key(key)) {
+                let detail = "duplicate of key present in binaryData";
+                problems.push(FieldError::invalid(&Path::new("data").key(key.as_str()), key.as_str(), detail));
+            }
+            size += value.as_str().unwrap_or_default().len();
+        }
+        size += decoded("binaryData", map(object, "binaryData"), &mut problems);
+        if size > MAX_DATA {
+            problems.push(FieldError::too_long(&Path::root(), MAX_DATA));
+        }
+        problems
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> Problems {
+        let mut problems = unchangeable(new, old, &["data", "binaryData"]);
+        problems.extend(self.validate(new));
+        problems
+    }
+}
+
+/// Checks keys and base64; how many bytes the values have.
+fn decoded(field: &'static str, data: Option<&Map<String, Value>>, problems: &mut Problems) -> usize {
+    let mut size = 0;
+    for (key, value) in data.into_iter().flatten() {
+        let path = Path::new(field).key(key.as_str());
+        problems.extend(named(&path, key, names::is_config_map_key(key)));
+        match STANDARD.decode(value.as_str().unwrap_or_default()) {
+            Ok(bytes) => size += bytes.len(),
+            Err(error) => problems.push(FieldError::invalid(&path, "<value>", format!("must be valid base64: {error}"))),
+        }
+    }
+    size
+}
+
+/// What `immutable: true` forbids.
+fn unchangeable(new: &Value, old: &Value, fields: &[&'static str]) -> Problems {
+    if flag(old, "immutable") != Some(true) {
+        return Vec::new();
+    }
+    let mut problems = Vec::new();
+    if flag(new, "immutable") != Some(true) {
+        problems.push(FieldError::forbidden(&Path::new("immutable"), "field is immutable when `immutable` is set"));
+    }
+    for field in fields {
+        if changed(new, old, field) {
+            problems.push(FieldError::forbidden(&Path::new(*field), "field is immutable when `immutable` is set"));
+        }
+    }
+    problems
+}
+
+/// The strategy of Secrets.
+#[derive(Debug)]
+pub(in crate::strategy) struct Secret;
+
+/// Keys that a Secret of a type must have.
+const SECRET_KEYS: &[(&str, &[&str])] = &[
+    ("kubernetes.io/dockercfg", &[".dockercfg"]),
+    ("kubernetes.io/dockerconfigjson", &[".dockerconfigjson"]),
+    ("kubernetes.io/ssh-auth", &["ssh-privatekey"]),
+    ("kubernetes.io/tls", &["tls.crt", "tls.key"]),
+];
+
+impl Strategy for Secret {
+    fn defaults(&self, secret: &mut Value) {
+        default_to(secret, "type", "Opaque");
+        // stringData is write-only: its values become data.
+        let Some(plain) = secret.as_object_mut().and_then(|map| map.remove("stringData")) else { return };
+        let data = made(secret, "data");
+        for (key, value) in plain.as_object().into_iter().flatten() {
+            data[key.as_str()] = STANDARD.encode(value.as_str().unwrap_or_default()).into();
+        }
+    }
+
+    fn validate(&self, secret: &Value) -> Problems {
+        let mut problems = Vec::new();
+        let size = decoded("data", map(secret, "data"), &mut problems);
+        if size > MAX_DATA {
+            problems.push(FieldError::too_long(&Path::new("data"), MAX_DATA));
+        }
+        let kind = text(secret, "type");
+        let has = |key: &str| map(secret, "data").is_some_and(|data| data.contains_key(key));
+        for key in SECRET_KEYS.iter().find(|(name, _)| *name == kind).map_or(&[][..], |(_, keys)| keys) {
+            if !has(key) {
+                problems.push(FieldError::required(&Path::new("data").key(*key), ""));
+            }
+        }
+        if kind == "kubernetes.io/basic-auth" && !has("username") && !has("password") {
+            problems.push(FieldError::required(&Path::new("data").key("username"), ""));
+            problems.push(FieldError::required(&Path::new("data").key("password"), ""));
+        }
+        if kind == "kubernetes.io/service-account-token" && meta::annotation(secret, "kubernetes.io/service-account.name").is_none() {
+            let path = Path::new("metadata").child("annotations").key("kubernetes.io/service-account.name");
+            problems.push(FieldError::required(&path, ""));
+        }
+        problems
+    }
+
+    fn validate_update(&self, new: &Value, old: &Value) -> Problems {
+        let mut problems = Vec::new();
+        crate::strategy::tools::immutable(&Path::root(), new, old, "type", &mut problems);
+        problems.extend(unchangeable(new, old, &["data"]));
+        problems.extend(self.validate(new));
+        problems
+    }
+}
+
+/// The strategy of Events: anything goes that can be found again.
+#[derive(Debug)]
+pub(in crate::strategy) struct Event;
+
+impl Strategy for Event {
+    fn validate(&self, event: &Value) -> Problems {
+        let mut problems = Vec::new();
+        let involved = some(event, "involvedObject").or_else(|| some(event, "regarding"));
+        let named = involved.map_or("", |object| text(object, "namespace"));
+        let own = meta::namespace(event);
+        let fits = named == own || named.is_empty() && own == "default";
+        if !fits {
+            let path = Path::new("involvedObject").child("namespace");
+            problems.push(FieldError::invalid(&path, named, "does not match event.namespace"));
+        }
+        problems
+    }
+
+    fn validate_update(&self, new: &Value, _old: &Value) -> Problems {
+        self.validate(new)
+    }
+}
+
+/// The strategy of Endpoints.
+#[derive(Debug)]
+pub(in crate::strategy) struct Endpoints;
+
+impl Strategy for Endpoints {
+    fn defaults(&self, endpoints: &mut Value) {
+        each_mut(endpoints, "subsets", |subset| each_mut(subset, "ports", |port| default_to(port, "protocol", "TCP")));
+    }
+
+    fn validate(&self, endpoints: &Value) -> Problems {
+        let mut problems = Vec::new();
+        for (path, subset) in indexed(endpoints, "subsets", &Path::root()) {
+            if empty(subset, "addresses") && empty(subset, "notReadyAddresses") {
+                problems.push(FieldError::required(&path, "must specify `addresses` or `notReadyAddresses`"));
+            }
+            for list in ["addresses", "notReadyAddresses"] {
+                for (path, address) in indexed(subset, list, &path) {
+                    ip(&path.child("ip"), text(address, "ip"), &mut problems);
+                }
+            }
+            let several = items(subset, "ports").len() > 1;
+            for (path, port) in indexed(subset, "ports", &path) {
+                let name = text(port, "name");
+                if several && name.is_empty() {
+                    problems.push(FieldError::required(&path.child("name"), ""));
+                } else if !name.is_empty() {
+                    problems.extend(named(&path.child("name"), name, names::is_dns1123_label(name)));
+                }
+                port_number(&path.child("port"), int(port, "port").unwrap_or(0), &mut problems);
+                one_of(&path.child("protocol"), text(port, "protocol"), &["SCTP", "TCP", "UDP"], true, &mut problems);
+            }
+        }
+        problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets() {
+        let mut secret = json!({ "stringData": { "a": "x" } });
+        Secret.defaults(&mut secret);
+        assert_eq!(secret, json!({ "type": "Opaque", "data": { "a": "eA==" } }));
+        let said = |secret: Value| Secret.validate(&secret).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(said(json!({ "type": "kubernetes.io/tls", "data": { "tls.crt": "" } })), ["data[tls.key]: Required value"]);
+        assert!(said(json!({ "type": "Opaque", "data": { "a b": "eA==" } }))[0].starts_with("data[a b]: Invalid value: \"a b\": a valid config key"));
+        assert_eq!(said(json!({ "type": "Opaque", "data": { "a": "?" } })).len(), 1);
+    }
+
+    #[test]
+    fn an_immutable_config_map_stays() {
+        let old = json!({ "immutable": true, "data": { "a": "1" } });
+        assert!(ConfigMap.validate_update(&old, &old).is_empty());
+        assert_eq!(ConfigMap.validate_update(&json!({ "immutable": true, "data": { "a": "2" } }), &old).len(), 1);
+        assert_eq!(ConfigMap.validate_update(&json!({ "data": { "a": "1" } }), &old).len(), 1);
+    }
+
+    #[test]
+    fn namespaces_are_found_by_their_name() {
+        let mut namespace = json!({ "metadata": { "name": "a" } });
+        Namespace.defaults(&mut namespace);
+        Namespace.prepare_create(&mut namespace);
+        assert_eq!(namespace["metadata"]["labels"]["kubernetes.io/metadata.name"], "a");
+        assert_eq!(namespace["spec"]["finalizers"], json!(["kubernetes"]));
+    }
+}

@@ -1,0 +1,110 @@
+//! The control plane: store, API server, scheduler, controllers.
+
+use super::settings::Settings;
+use crate::cli::Component;
+use crate::config::Datastore;
+use anyhow::Context;
+use apiserver::ApiServer;
+use controllers::ControllersConfig;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use store::{MemoryStore, SqliteStore, Store};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Starts the control plane; returns once the API server listens.
+pub(crate) async fn start(
+    settings: &Settings,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<ApiServer> {
+    let store = open_store(settings)?;
+    let server = ApiServer::start(api_config(settings), store, tasks.clone(), shutdown.clone())
+        .await
+        .context("the API server cannot start")?;
+    server.serve().await.context("the API server cannot listen")?;
+    write_kubeconfig(settings, &server)?;
+    start_scheduler(settings, &server, tasks, shutdown);
+    start_controllers(settings, &server, tasks, shutdown);
+    Ok(server)
+}
+
+fn open_store(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
+    Ok(match settings.args.datastore {
+        Datastore::Memory => Arc::new(MemoryStore::new()),
+        Datastore::Sqlite => {
+            let path = settings.data_dir().join("db/state.db");
+            Arc::new(SqliteStore::open(&path, store::SqliteOptions::default()).context("the store cannot be opened")?)
+        }
+    })
+}
+
+fn api_config(settings: &Settings) -> apiserver::Config {
+    let args = &settings.args;
+    apiserver::Config {
+        data_dir: args.data_dir.clone(),
+        bind_address: args.bind_address,
+        port: args.port,
+        advertise_address: settings.node_ip,
+        node_name: settings.node_name.clone(),
+        tls_sans: args.tls_san.clone(),
+        service_cidr: args.service_cidr.to_string(),
+        service_node_port_range: (args.service_node_port_range.from, args.service_node_port_range.to),
+        cluster_domain: args.cluster_domain.clone(),
+        cluster_dns: settings.cluster_dns,
+        version: crate::version::KEELSON.to_owned(),
+    }
+}
+
+fn start_scheduler(settings: &Settings, server: &ApiServer, tasks: &TaskTracker, shutdown: &CancellationToken) {
+    if settings.enabled(Component::Scheduler) {
+        let client = server.client("system:kube-scheduler", &["system:authenticated"]);
+        scheduler::Scheduler::start(client, tasks, shutdown.clone());
+    }
+}
+
+fn start_controllers(settings: &Settings, server: &ApiServer, tasks: &TaskTracker, shutdown: &CancellationToken) {
+    if !settings.enabled(Component::Controllers) {
+        return;
+    }
+    let config = ControllersConfig {
+        cluster_cidr: settings.args.cluster_cidr.to_string(),
+        node_cidr_mask: settings.args.node_cidr_mask,
+        root_ca_pem: server.ca_pem(),
+    };
+    let server = server.clone();
+    let client_for = Arc::new(move |controller: &str| controller_client(&server, controller));
+    controllers::start(config, client_for, tasks, shutdown.clone());
+}
+
+/// Each controller writes under its own service account; what they share reads as the controller manager.
+fn controller_client(server: &ApiServer, controller: &str) -> kube::Client {
+    if controller.is_empty() {
+        return server.client("system:kube-controller-manager", &["system:authenticated"]);
+    }
+    let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"];
+    server.client(&format!("system:serviceaccount:kube-system:{controller}"), &groups)
+}
+
+fn write_kubeconfig(settings: &Settings, server: &ApiServer) -> anyhow::Result<()> {
+    let text = server.admin_kubeconfig();
+    write_private(&settings.data_dir().join("kubeconfig"), &text)?;
+    settings.args.write_kubeconfig.as_deref().map_or(Ok(()), |path| write_private(path, &text))
+}
+
+/// Writes a file that only its owner may read, whole or not at all.
+fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+    let write = || -> std::io::Result<()> {
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir)?;
+        }
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(".new");
+        let _ = std::fs::remove_file(&temporary);
+        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        std::io::Write::write_all(&mut file, text.as_bytes())?;
+        std::fs::rename(&temporary, path)
+    };
+    write().with_context(|| format!("{}: cannot be written", path.display()))
+}
