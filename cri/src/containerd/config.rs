@@ -12,7 +12,6 @@ const DISABLED: &[&str] = &[
     "io.containerd.internal.v1.tracing",
     "io.containerd.monitor.v1.cgroups",
     "io.containerd.monitor.task.v1.cgroups",
-    "io.containerd.runtime.v1.linux",
     "io.containerd.snapshotter.v1.aufs",
     "io.containerd.snapshotter.v1.blockfile",
     "io.containerd.snapshotter.v1.btrfs",
@@ -221,9 +220,19 @@ mod tests {
         let config = ContainerdConfig::new("/d");
         let paths = Paths::new(Path::new("/d"));
         for (major, minor, want, not) in [
-            (1, 6, &["version = 2\n", "sandbox_image = \"keelson.dev/pause:1\"", "bin_dir = \"/d/cni/bin\""][..], "bin_dirs"),
+            (
+                1,
+                6,
+                &["version = 2\n", "sandbox_image = \"keelson.dev/pause:1\"", "bin_dir = \"/d/cni/bin\""][..],
+                "bin_dirs",
+            ),
             (1, 7, &["version = 2\n"], "pinned_images"),
-            (2, 0, &["version = 3\n", "bin_dir = \"/d/cni/bin\"", "sandbox = \"keelson.dev/pause:1\""], "sandbox_image"),
+            (
+                2,
+                0,
+                &["version = 3\n", "bin_dir = \"/d/cni/bin\"", "sandbox = \"keelson.dev/pause:1\""],
+                "sandbox_image",
+            ),
             (2, 1, &["version = 3\n", "bin_dirs = [\"/d/cni/bin\"]"], "sandbox_image"),
         ] {
             let text = render(&config, &paths, Version { major, minor }, false);

@@ -30,7 +30,9 @@ impl Process {
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         // Read after the pidfd exists: if the number was reused in between, the time is the new process's, as is the fd.
         let start_time = start_time(pid)?;
-        Ok(Process { pid, start_time, fd: AsyncFd::with_interest(fd, tokio::io::Interest::READABLE)? })
+        // SAFETY: an OwnedFd keeps its descriptor open and the same for as long as AsyncFd holds it.
+        let fd = unsafe { AsyncFd::register_with_interest(fd, tokio::io::Interest::READABLE)? };
+        Ok(Process { pid, start_time, fd })
     }
 
     pub(super) fn pid(&self) -> i32 {
@@ -117,9 +119,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_process_is_watched_and_ended() {
-        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        use std::io::{Read as _, Write as _};
+        use std::process::Stdio;
+        let mut child =
+            std::process::Command::new("cat").arg("-").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // An echo proves that the program has been executed.
+        child.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         let process = Process::open(i32::try_from(child.id()).unwrap()).unwrap();
-        assert!(has_argument(process.pid(), "1000") && !has_argument(process.pid(), "100"));
+        assert!(has_argument(process.pid(), "-") && !has_argument(process.pid(), "--"));
         assert!(process.start_time() > 0);
         process.terminate(Duration::from_secs(5)).await.unwrap();
         child.wait().unwrap();

@@ -19,7 +19,10 @@ impl ProxyEnv {
 
     fn from(var: impl Fn(&str) -> Option<String>, cluster: &[String]) -> Self {
         let either = |upper: &str| {
-            var(upper).or_else(|| var(&upper.to_ascii_lowercase())).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty())
+            var(upper)
+                .or_else(|| var(&upper.to_ascii_lowercase()))
+                .map(|v| v.trim().to_owned())
+                .filter(|v| !v.is_empty())
         };
         let (http, https) = (either("HTTP_PROXY"), either("HTTPS_PROXY"));
         if http.is_none() && https.is_none() {

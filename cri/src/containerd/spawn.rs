@@ -74,11 +74,7 @@ pub(super) async fn version(binary: &Path) -> Result<Version, ContainerdError> {
 
 impl Plan {
     /// Makes directories and files.
-    pub(super) fn prepare(
-        config: ContainerdConfig,
-        paths: Paths,
-        version: Version,
-    ) -> Result<Plan, ContainerdError> {
+    pub(super) fn prepare(config: ContainerdConfig, paths: Paths, version: Version) -> Result<Plan, ContainerdError> {
         for (dir, mode) in [(&paths.dir, 0o711), (&paths.root, 0o711), (&paths.state, 0o711), (&paths.runc, 0o700)] {
             fs::create_dir_all(dir).map_err(ContainerdError::io("create", dir))?;
             fs::set_permissions(dir, Permissions::from_mode(mode)).map_err(ContainerdError::io("chmod", dir))?;
@@ -196,10 +192,16 @@ pub(super) async fn start(plan: &Plan) -> Result<Running, ContainerdError> {
     write_if_changed(&plan.paths.pid, &note)?;
     join_cgroups(plan, pid);
     let mut running = Running { process, child: Some(child) };
-    await_notify(plan, &mut running, &notify, deadline).await?;
-    // A best-effort clean-up; the next start removes it as well.
+    let ready = match await_notify(plan, &mut running, &notify, deadline).await {
+        Ok(()) => await_cri(plan, &mut running, deadline).await,
+        Err(error) => Err(error),
+    };
+    // Best effort; the next start removes it as well.
     let _ = fs::remove_file(&plan.paths.notify);
-    await_cri(plan, &mut running, deadline).await?;
+    if let Err(error) = ready {
+        running.terminate().await?;
+        return Err(error);
+    }
     tracing::info!(pid, socket = %plan.paths.socket.display(), "containerd serves");
     Ok(running)
 }
@@ -218,7 +220,8 @@ fn notify_socket(paths: &Paths) -> Result<UnixDatagram, ContainerdError> {
 fn spawn(plan: &Plan) -> Result<Child, ContainerdError> {
     let paths = &plan.paths;
     if fs::metadata(&paths.log).is_ok_and(|meta| meta.len() > LOG_MAX) {
-        fs::rename(&paths.log, paths.log.with_extension("log.old")).map_err(ContainerdError::io("rename", &paths.log))?;
+        fs::rename(&paths.log, paths.log.with_extension("log.old"))
+            .map_err(ContainerdError::io("rename", &paths.log))?;
     }
     let log = OpenOptions::new()
         .append(true)
@@ -229,7 +232,8 @@ fn spawn(plan: &Plan) -> Result<Child, ContainerdError> {
     let errors = log.try_clone().map_err(ContainerdError::io("open", &paths.log))?;
     let mut command = Command::new(&plan.config.binary);
     // A clean environment: our own NOTIFY_SOCKET, LISTEN_FDS and the like are not containerd's.
-    let search = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
+    let search = std::env::var_os("PATH")
+        .unwrap_or_else(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
     command
         .arg("--config")
         .arg(&paths.config)
@@ -284,16 +288,22 @@ async fn await_cri(plan: &Plan, running: &mut Running, deadline: Instant) -> Res
         loop {
             ticks.tick().await;
             match runtime.status(false).await {
-                Ok(_) => return,
+                Ok(_) => return true,
+                // Its socket answers but this plug-in was not loaded: waiting does not help.
+                Err(error) if error.is_unimplemented() => return false,
                 Err(error) => reason = error.to_string(),
             }
         }
     };
     let ready = tokio::select! {
         status = running.exited() => return Err(died(plan, status)),
-        ready = timeout_at(deadline, answer) => ready.is_ok(),
+        ready = timeout_at(deadline, answer) => ready,
     };
-    if ready { Ok(()) } else { Err(not_ready(plan, running, reason)) }
+    match ready {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(died(plan, "it runs without its CRI plug-in".into())),
+        Err(_) => Err(not_ready(plan, running, reason)),
+    }
 }
 
 fn not_ready(plan: &Plan, running: &Running, reason: String) -> ContainerdError {

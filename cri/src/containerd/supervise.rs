@@ -45,7 +45,11 @@ pub(super) async fn supervise(
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
             }
-            match start(&plan).await {
+            let started = tokio::select! {
+                () = shutdown.cancelled() => return,
+                started = start(&plan) => started,
+            };
+            match started {
                 Ok(running) => break running,
                 Err(error) => tracing::error!(%error, "containerd does not start"),
             }

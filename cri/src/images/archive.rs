@@ -46,7 +46,7 @@ impl Source {
 #[derive(Debug, Clone)]
 pub(super) enum Data {
     /// A piece of the archive.
-    Piece { offset: u64, size: u64 },
+    Piece { offset: u64 },
     /// Made here.
     Made(Vec<u8>),
 }
@@ -264,10 +264,13 @@ impl Reader {
             if size != child.size {
                 return Err(self.error(format!("{} has {size} bytes, its manifest says {}", child.digest, child.size)));
             }
-            push(blobs, Blob { digest: child.digest.clone(), size, data: Data::Piece { offset, size }, labels: BTreeMap::new() });
+            push(
+                blobs,
+                Blob { digest: child.digest.clone(), size, data: Data::Piece { offset }, labels: BTreeMap::new() },
+            );
         }
         let (offset, size) = self.place(&path)?;
-        push(blobs, Blob { digest: descriptor.digest.clone(), size, data: Data::Piece { offset, size }, labels });
+        push(blobs, Blob { digest: descriptor.digest.clone(), size, data: Data::Piece { offset }, labels });
         Ok(())
     }
 
@@ -278,7 +281,7 @@ impl Reader {
             let (offset, size) = self.place(path)?;
             let digest = self.hash(path, offset, size)?;
             labels.insert(format!("containerd.io/gc.ref.content.{label}"), digest.clone());
-            let data = Data::Piece { offset, size };
+            let data = Data::Piece { offset };
             push(blobs, Blob { digest: digest.clone(), size, data, labels: BTreeMap::new() });
             Ok((digest, size))
         };
@@ -389,8 +392,8 @@ mod tests {
         assert_eq!(archive.blobs.len(), 3);
         assert_eq!(archive.blobs[2].digest, archive.images[0].digest);
         for blob in &archive.blobs {
-            let Data::Piece { offset, size } = blob.data else { panic!("made") };
-            let mut bytes = vec![0; usize::try_from(size).unwrap()];
+            let Data::Piece { offset } = blob.data else { panic!("made") };
+            let mut bytes = vec![0; usize::try_from(blob.size).unwrap()];
             archive.source.read_at(&mut bytes, offset).unwrap();
             assert_eq!(sha256(digest::digest(&digest::SHA256, &bytes).as_ref()), blob.digest);
         }

@@ -79,10 +79,8 @@ pub enum ImportError {
 pub async fn import(endpoint: &str, archive: &Path) -> Result<Vec<String>, ImportError> {
     let path = archive.to_owned();
     let opened = tokio::task::spawn_blocking(move || Archive::open(&path)).await;
-    let opened = opened.map_err(|error| ImportError::Archive {
-        archive: archive.display().to_string(),
-        why: error.to_string(),
-    })??;
+    let opened = opened
+        .map_err(|error| ImportError::Archive { archive: archive.display().to_string(), why: error.to_string() })??;
     Importer::new(endpoint)?.import(opened).await
 }
 
@@ -146,7 +144,8 @@ impl Importer {
 
     async fn namespace(&self) -> Result<(), ImportError> {
         let namespace = namespaces::Namespace { name: NAMESPACE.into(), labels: BTreeMap::new() };
-        let request = namespaces::CreateNamespaceRequest { namespace: Some(namespace) };
+        // containerd wants to know in which namespace to tell of the new one.
+        let request = in_namespace(namespaces::CreateNamespaceRequest { namespace: Some(namespace) });
         match NamespacesClient::new(self.channel.clone()).create(request).await {
             Err(status) if status.code() != Code::AlreadyExists => Err(failed("Namespaces.Create", NAMESPACE)(status)),
             _ => Ok(()),
@@ -155,10 +154,10 @@ impl Importer {
 
     /// What is written under a lease is not collected before a name holds it. It expires if we die.
     async fn lease(&self) -> Result<(MetadataValue<Ascii>, String), ImportError> {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let id = format!("keelson-import-{}-{}", std::process::id(), now.as_nanos());
-        let expire = rfc3339(now.as_secs() + 3600);
-        let labels = BTreeMap::from([("containerd.io/gc.expire".to_owned(), expire)]);
+        let now = jiff::Timestamp::now();
+        let id = format!("keelson-import-{}-{}", std::process::id(), now.as_nanosecond());
+        let expire = now + jiff::SignedDuration::from_hours(1);
+        let labels = BTreeMap::from([("containerd.io/gc.expire".to_owned(), expire.to_string())]);
         let request = in_namespace(leases::CreateRequest { id: id.clone(), labels });
         LeasesClient::new(self.channel.clone()).create(request).await.map_err(failed("Leases.Create", &id))?;
         let value = MetadataValue::try_from(id.as_str()).map_err(|error| ImportError::Containerd {
@@ -204,9 +203,11 @@ impl Importer {
         let (sender, receiver) = mpsc::channel(4);
         let source = source.clone();
         let reading = tokio::task::spawn_blocking(move || send_blob(&source, &blob, &reference, &sender));
-        let messages = stream::unfold(receiver, |mut receiver| async move {
-            receiver.recv().await.map(|message| (message, receiver))
-        });
+        let messages =
+            stream::unfold(
+                receiver,
+                |mut receiver| async move { receiver.recv().await.map(|message| (message, receiver)) },
+            );
         let written = async {
             let mut answers = client.write(in_lease(messages, lease)).await?.into_inner();
             while answers.message().await?.is_some() {}
@@ -298,7 +299,7 @@ fn send_blob(
                 let start = usize::try_from(offset).map_err(std::io::Error::other)?;
                 bytes[start..start + length].to_vec()
             }
-            Data::Piece { offset: base, .. } => {
+            Data::Piece { offset: base } => {
                 let mut data = vec![0; length];
                 source.read_at(&mut data, base + offset)?;
                 data
@@ -326,35 +327,4 @@ fn send_blob(
 fn failed(call: &'static str, object: &str) -> impl FnOnce(Status) -> ImportError {
     let object = object.to_owned();
     move |status| ImportError::Containerd { call, object, message: status.message().to_owned() }
-}
-
-/// Seconds since 1970 as containerd reads times.
-fn rfc3339(seconds: u64) -> String {
-    let (days, rest) = (seconds / 86_400, seconds % 86_400);
-    // Howard Hinnant's civil_from_days, for days since 1970-01-01.
-    let z = days + 719_468;
-    let (era, day_of_era) = (z / 146_097, z % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times() {
-        for (seconds, want) in [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_782_400, "2000-02-29T00:00:00Z"),
-            (1_798_761_599, "2026-12-31T23:59:59Z"),
-        ] {
-            assert_eq!(rfc3339(seconds), want);
-        }
-    }
 }
