@@ -1,0 +1,304 @@
+//! Watches: the state wanted first, then every event once, then bookmarks, until the time is over.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use apimachinery::meta;
+use apimachinery::resources::Resource;
+use apimachinery::status::Status;
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::stream;
+use http::Response;
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use jiff::Timestamp;
+use rand::RngExt;
+use serde_json::{Value, json};
+use store::{CacheError, Entry, EventKind, Revision, WatchEvent, Watcher};
+use tokio::time::Instant;
+
+use super::options::{At, Selection, WatchOptions};
+use super::read::at_least;
+use super::resource::Storage;
+use super::respond::{self, Form};
+use super::{Call, convert, errors};
+use crate::request::{BoxError, ResponseBody};
+
+const CHUNK: usize = 64 * 1024;
+/// How often an idle watcher learns the revision, on average.
+const BOOKMARK_SECONDS: u64 = 60;
+/// A watch without `timeoutSeconds` ends after once to twice this time, so that a fleet does not come back at once.
+const DEFAULT_SECONDS: u64 = 1800;
+
+/// Answers a watch.
+pub(super) async fn watch(call: &Call<'_>) -> Result<Response<ResponseBody>, Status> {
+    let storage = call.served.storage()?;
+    let form = Form::negotiate(call.accept, call.query)?;
+    let options = WatchOptions::parse(call.query, call.served)?;
+    let start = match start(storage, call.namespace, &options).await {
+        Ok(start) => start,
+        // History that is gone is told inside the watch, where every client looks for it.
+        Err(status) if status.code == 410 => Start { initial: Vec::new(), watcher: Err(status), end: None },
+        Err(status) => return Err(status),
+    };
+    let seconds = options.timeout.unwrap_or_else(|| {
+        Duration::from_secs(DEFAULT_SECONDS + rand::rng().random_range(0..DEFAULT_SECONDS))
+    });
+    let name = if call.named_by_path { call.name.to_owned() } else { String::new() };
+    let writer = FrameWriter {
+        resource: call.served.resource,
+        api_version: call.served.api_version.clone(),
+        storage: storage.clone(),
+        form,
+        selection: options.selection,
+        name,
+        columns_sent: false,
+    };
+    let deadline = Instant::now() + seconds;
+    let state = Watch {
+        writer,
+        initial: start.initial.into_iter(),
+        end: start.end,
+        watcher: start.watcher.map_err(Some),
+        bookmarks: options.bookmarks,
+        bookmark_at: next_bookmark(deadline),
+        deadline,
+        shutdown: call.registry.shutdown().clone(),
+    };
+    let frames = stream::unfold(state, |mut state| async move {
+        let bytes = state.next().await?;
+        Some((Ok::<_, BoxError>(Frame::data(bytes)), state))
+    });
+    Ok(respond::stream(StreamBody::new(frames).boxed_unsync()))
+}
+
+/// Where a watch begins.
+struct Start {
+    initial: Vec<Arc<Entry>>,
+    watcher: Result<Watcher, Status>,
+    /// The revision of the initial state, where its end is to be marked.
+    end: Option<Revision>,
+}
+
+async fn start(storage: &Storage, namespace: &str, options: &WatchOptions) -> Result<Start, Status> {
+    let range = storage.range(namespace);
+    let replay = match options.send_initial {
+        Some(wanted) => wanted,
+        None => matches!(options.at, At::Newest | At::Any),
+    };
+    if replay {
+        let cache = at_least(storage, options.at).await?;
+        let (snapshot, watcher) = cache.subscribe(&range);
+        let initial = snapshot.range(&range, None).filter(|entry| options.selection.matches(entry)).cloned().collect();
+        let end = (options.send_initial.is_some() && options.bookmarks).then(|| snapshot.revision());
+        return Ok(Start { initial, watcher: Ok(watcher), end });
+    }
+    let cache = storage.cache().await?;
+    let after = match options.at {
+        At::NotOlderThan(revision) | At::Exact(revision) => Some(revision),
+        At::Newest | At::Any => None,
+    };
+    let watcher = cache.watch(after, &range).await.map_err(|error| match error {
+        CacheError::Compacted { requested, oldest } => errors::too_old(requested, oldest),
+        error => errors::cache(&error),
+    })?;
+    Ok(Start { initial: Vec::new(), watcher: Ok(watcher), end: None })
+}
+
+/// About a minute from now, or shortly before the end.
+fn next_bookmark(deadline: Instant) -> Instant {
+    let jitter = Duration::from_millis(rand::rng().random_range(0..BOOKMARK_SECONDS * 250));
+    let regular = Instant::now() + Duration::from_secs(BOOKMARK_SECONDS) - jitter;
+    let last = deadline.checked_sub(Duration::from_secs(2)).unwrap_or(deadline);
+    if regular < last || last <= Instant::now() { regular } else { last }
+}
+
+/// A running watch.
+struct Watch {
+    writer: FrameWriter,
+    initial: std::vec::IntoIter<Arc<Entry>>,
+    end: Option<Revision>,
+    /// The error is told once.
+    watcher: Result<Watcher, Option<Status>>,
+    bookmarks: bool,
+    bookmark_at: Instant,
+    deadline: Instant,
+    shutdown: tokio_util::sync::CancellationToken,
+}
+
+impl Watch {
+    /// The next frames; none when the watch is over.
+    async fn next(&mut self) -> Option<Bytes> {
+        let mut out = BytesMut::new();
+        while out.len() < CHUNK {
+            let Some(entry) = self.initial.next() else { break };
+            self.writer.entry(EventKind::Added, &entry, &mut out);
+        }
+        if self.initial.len() == 0
+            && let Some(revision) = self.end.take()
+        {
+            self.writer.bookmark(revision, true, &mut out);
+        }
+        if !out.is_empty() {
+            return Some(out.freeze());
+        }
+        loop {
+            let watcher = match &mut self.watcher {
+                Ok(watcher) => watcher,
+                Err(status) => {
+                    self.writer.error(&status.take()?, &mut out);
+                    return Some(out.freeze());
+                }
+            };
+            tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => return None,
+                events = watcher.next() => match events {
+                    Ok(events) => {
+                        for event in &events {
+                            self.writer.event(event, &mut out);
+                        }
+                    }
+                    Err(CacheError::Closed) => return None,
+                    Err(error) => self.watcher = Err(Some(errors::cache(&error))),
+                },
+                () = tokio::time::sleep_until(self.deadline) => return None,
+                () = tokio::time::sleep_until(self.bookmark_at), if self.bookmarks => {
+                    let revision = watcher.progress();
+                    self.bookmark_at = next_bookmark(self.deadline);
+                    if revision > 0 {
+                        self.writer.bookmark(revision, false, &mut out);
+                    }
+                }
+            }
+            if !out.is_empty() {
+                return Some(out.freeze());
+            }
+        }
+    }
+}
+
+/// Writes events in the version and form asked for.
+struct FrameWriter {
+    resource: &'static Resource,
+    api_version: String,
+    storage: Arc<Storage>,
+    form: Form,
+    selection: Selection,
+    /// The one name watched by a legacy path.
+    name: String,
+    columns_sent: bool,
+}
+
+impl FrameWriter {
+    fn matches(&self, entry: &Entry) -> bool {
+        (self.name.is_empty() || entry.name() == self.name) && self.selection.matches(entry)
+    }
+
+    fn plain(&self) -> bool {
+        self.form == Form::Object && self.api_version == self.storage.api_version
+    }
+
+    /// An event as this watcher sees it: an object that enters its selection is added, one that leaves it is deleted.
+    fn event(&mut self, event: &WatchEvent, out: &mut BytesMut) {
+        if self.selection.is_everything() && self.name.is_empty() && self.plain() {
+            event.write_frame(out);
+            return;
+        }
+        let after = event.kind != EventKind::Deleted && self.matches(&event.entry);
+        let before = match (&event.previous, event.kind) {
+            (Some(previous), _) => self.matches(previous),
+            (None, EventKind::Deleted) => self.matches(&event.entry),
+            (None, _) => false,
+        };
+        match (before, after) {
+            (false, false) => {}
+            (false, true) => self.entry(EventKind::Added, &event.entry, out),
+            (true, true) => self.entry(EventKind::Modified, &event.entry, out),
+            (true, false) if event.kind == EventKind::Deleted => self.entry(EventKind::Deleted, &event.entry, out),
+            (true, false) => {
+                let last = event.previous.as_ref().unwrap_or(&event.entry);
+                let bytes = at_revision(&last.bytes, event.revision());
+                self.object(EventKind::Deleted.as_str(), &bytes, out);
+            }
+        }
+    }
+
+    fn entry(&mut self, kind: EventKind, entry: &Entry, out: &mut BytesMut) {
+        if self.name.is_empty() || entry.name() == self.name {
+            self.object(kind.as_str(), &entry.bytes, out);
+        }
+    }
+
+    fn object(&mut self, kind: &str, bytes: &Bytes, out: &mut BytesMut) {
+        if self.plain() {
+            return frame(kind, bytes, out);
+        }
+        let mut object = match convert::parse(bytes) {
+            Ok(object) => object,
+            Err(status) => return self.error(&status, out),
+        };
+        if self.api_version != self.storage.api_version {
+            if let Some(convert) = self.storage.convert {
+                convert(&mut object, &self.api_version);
+            }
+            object["apiVersion"] = self.api_version.as_str().into();
+        }
+        let object = match self.form {
+            Form::Object => object,
+            Form::Metadata => respond::partial(&object),
+            Form::Table(rows) => {
+                let mut table = respond::table_head(self.resource, !std::mem::replace(&mut self.columns_sent, true));
+                table["metadata"] = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
+                table["rows"] = json!([respond::row(self.resource, &object, rows, Timestamp::now())]);
+                table
+            }
+        };
+        frame(kind, object.to_string().as_bytes(), out);
+    }
+
+    fn bookmark(&mut self, revision: Revision, ends_initial: bool, out: &mut BytesMut) {
+        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        if ends_initial {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let object = match self.form {
+            Form::Object => json!({"kind": self.resource.kind, "apiVersion": self.api_version, "metadata": metadata}),
+            Form::Metadata => respond::partial(&json!({"metadata": metadata})),
+            Form::Table(rows) => {
+                let object = json!({"kind": self.resource.kind, "apiVersion": self.api_version, "metadata": metadata});
+                let mut table = respond::table_head(self.resource, !std::mem::replace(&mut self.columns_sent, true));
+                table["metadata"] = json!({"resourceVersion": revision.to_string()});
+                if ends_initial {
+                    // The annotation is on the row's object, where clients of tables look for it.
+                    table["rows"] = json!([respond::row(self.resource, &object, rows, Timestamp::now())]);
+                }
+                table
+            }
+        };
+        frame("BOOKMARK", object.to_string().as_bytes(), out);
+    }
+
+    fn error(&self, status: &Status, out: &mut BytesMut) {
+        let object: Value = status.to_value();
+        frame("ERROR", object.to_string().as_bytes(), out);
+    }
+}
+
+fn frame(kind: &str, object: &[u8], out: &mut BytesMut) {
+    out.reserve(object.len() + 40);
+    out.put_slice(b"{\"type\":\"");
+    out.put_slice(kind.as_bytes());
+    out.put_slice(b"\",\"object\":");
+    out.put_slice(object);
+    out.put_slice(b"}\n");
+}
+
+/// The same object with another `resourceVersion`.
+fn at_revision(bytes: &Bytes, revision: Revision) -> Bytes {
+    const FIELD: &[u8] = b"\"resourceVersion\":\"";
+    let Some(at) = meta::rv_position(bytes).filter(|at| bytes[*at..].starts_with(FIELD)) else { return bytes.clone() };
+    let digits = at + FIELD.len();
+    let end = bytes[digits..].iter().position(|byte| *byte == b'"').map_or(digits, |length| digits + length);
+    [&bytes[..digits], revision.to_string().as_bytes(), &bytes[end..]].concat().into()
+}
