@@ -17,6 +17,9 @@ const QUEUE_LIMIT: usize = 65_536;
 /// The watchers of one store.
 pub(crate) struct Hub {
     streams: Mutex<Vec<Weak<Queue>>>,
+    /// Revision of the newest write that may be read. It precedes the events of that write, so that who has seen an event
+    /// reads no older state; set under the lock of `streams`, so that who subscribes after reading it gets no older events.
+    committed: AtomicU64,
     published: watch::Sender<Revision>,
 }
 
@@ -45,19 +48,19 @@ pub struct WatchStream {
 impl Hub {
     /// A hub whose store stands at `revision`.
     pub(crate) fn new(revision: Revision) -> Hub {
-        Hub { streams: Mutex::default(), published: watch::Sender::new(revision) }
+        Hub { streams: Mutex::default(), committed: AtomicU64::new(revision), published: watch::Sender::new(revision) }
     }
 
-    /// The newest revision whose event is in all queues.
-    pub(crate) fn published(&self) -> Revision {
-        *self.published.borrow()
+    /// The newest revision that may be read.
+    pub(crate) fn committed(&self) -> Revision {
+        self.committed.load(Ordering::Acquire)
     }
 
     /// Registers a watcher. Everything after the returned revision will be in its queue; what the caller wants from
     /// before, it adds with [`WatchStream::prepend`].
     pub(crate) fn subscribe(&self, prefix: &str) -> (WatchStream, Revision) {
         let mut streams = lock(&self.streams);
-        let since = self.published();
+        let since = *self.published.borrow();
         let queue = Arc::new(Queue {
             prefix: prefix.into(),
             state: Mutex::default(),
@@ -72,6 +75,7 @@ impl Hub {
     pub(crate) fn publish(&self, events: &[Arc<StoreEvent>]) {
         let Some(last) = events.last() else { return };
         let mut streams = lock(&self.streams);
+        self.committed.store(last.revision(), Ordering::Release);
         streams.retain(|stream| {
             let Some(queue) = stream.upgrade() else { return false };
             queue.push(events);

@@ -269,10 +269,14 @@ impl Shared {
         self.revision.load(Ordering::Acquire)
     }
 
-    /// Applies what the store has sent, for a reader.
+    /// Applies what the store has sent, for a reader. An error is the task's to handle; until then the cache stands at the
+    /// revision that it tells.
     fn catch_up(&self) {
-        // An error is the task's to handle; until then the cache stands at the revision that it tells.
-        if let Ok(true) = self.apply(&lock(&self.feed)) {
+        let stream = lock(&self.feed);
+        let ((published, newest), applied) = (stream.progress(), self.revision());
+        if newest <= applied {
+            self.revision.store(published.max(applied), Ordering::Release);
+        } else if let Ok(true) = self.apply(&stream) {
             self.unannounced.notify_one();
         }
     }
@@ -281,10 +285,6 @@ impl Shared {
     fn apply(&self, stream: &WatchStream) -> Result<bool, StoreError> {
         let (published, newest) = stream.progress();
         let applied = self.revision();
-        if newest <= applied {
-            self.revision.store(published.max(applied), Ordering::Release);
-            return Ok(false);
-        }
         let events = stream.take()?;
         let Some(last) = events.last().map(|event| event.revision()) else {
             // A resumed stream counts from where it was made, with or without events before that.

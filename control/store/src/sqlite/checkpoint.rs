@@ -29,7 +29,7 @@ pub(super) struct Checkpoints {
 
 impl Checkpoints {
     pub(super) fn start(path: PathBuf) -> Result<Checkpoints> {
-        let connection = file::connect(&path)?;
+        let connection = file::connect(&path, false)?;
         let restart = Arc::new(AtomicBool::new(false));
         // One place: a request that finds it taken is already as good as served.
         let (requests, queue) = mpsc::sync_channel(1);

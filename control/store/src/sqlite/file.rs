@@ -61,7 +61,7 @@ pub(super) fn open(path: &Path, options: &SqliteOptions) -> Result<Opened> {
         let mut new = OpenOptions::new();
         new.create(true).append(true).mode(0o600).open(path).map_err(|error| io("creating", &error))?;
     }
-    let connection = connect(path)?;
+    let connection = connect(path, fresh)?;
     let opened = (|| {
         if fresh {
             create(&connection)?;
@@ -81,13 +81,15 @@ pub(super) fn open(path: &Path, options: &SqliteOptions) -> Result<Opened> {
 }
 
 /// A connection set up as all of ours are: acknowledged means synced, and no checkpoint in a writer's way.
-pub(super) fn connect(path: &Path) -> Result<Connection> {
+pub(super) fn connect(path: &Path, fresh: bool) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connect = || {
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY)?;
-        // Before the first page is written; on a database that exists it changes nothing.
-        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+        if fresh {
+            // Before the first page is written. (Later it would change nothing, and be a write all the same.)
+            connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+        }
         connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;

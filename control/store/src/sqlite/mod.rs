@@ -145,11 +145,11 @@ impl Store for SqliteStore {
     }
 
     async fn current_revision(&self) -> Result<Revision> {
-        if self.commands.is_closed() { Err(StoreError::Closed) } else { Ok(self.shared.hub.published()) }
+        if self.commands.is_closed() { Err(StoreError::Closed) } else { Ok(self.shared.hub.committed()) }
     }
 
     async fn compact(&self, revision: Revision) -> Result<()> {
-        let current = self.shared.hub.published();
+        let current = self.shared.hub.committed();
         if revision > current {
             return Err(StoreError::Future { current });
         }

@@ -69,17 +69,17 @@ impl Readers {
     }
 
     fn connect(&self) -> Result<Connection> {
-        let connection = file::connect(&self.path)?;
+        let connection = file::connect(&self.path, false)?;
         connection.pragma_update(None, "query_only", true).map_err(|error| failure(&self.path, "opening", &error))?;
         Ok(connection)
     }
 }
 
-/// The object at `key` as of the newest published revision.
+/// The object at `key` as of the newest revision.
 pub(super) fn get(shared: &Shared, connection: &Connection, key: &str) -> Result<(Option<KeyValue>, Revision)> {
-    // A commit is durable before it is published; what is not yet published is not shown, so that a watch from the
-    // revision answered here is never one from the future.
-    let revision = shared.hub.published();
+    // A commit is durable before the hub knows of it; until then it is not shown, so that a watch from the revision
+    // answered here is never one from the future.
+    let revision = shared.hub.committed();
     let found = (|| {
         let mut statement = connection.prepare_cached(GET)?;
         statement.query_row(params![key, revision], object).optional()
@@ -95,7 +95,7 @@ pub(super) fn list(
     limit: usize,
     at: Option<Revision>,
 ) -> Result<Page> {
-    let current = shared.hub.published();
+    let current = shared.hub.committed();
     let revision = at.unwrap_or(current);
     if revision > current {
         return Err(StoreError::Future { current });
