@@ -19,6 +19,11 @@ impl Cidr {
         self.prefix
     }
 
+    /// Its first address and the length of its prefix.
+    pub(crate) fn parts(self) -> (IpAddr, u8) {
+        (IpAddr::V4(self.base), self.prefix)
+    }
+
     /// The n-th address of the network, if it has that many.
     pub(crate) fn nth(self, n: u32) -> Option<Ipv4Addr> {
         let size = 1u64 << (32 - u32::from(self.prefix));

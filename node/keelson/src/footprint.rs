@@ -14,8 +14,6 @@ const FILE: &str = "run/footprint.json";
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Footprint {
     pub node_name: String,
-    pub node_ip: std::net::IpAddr,
-    pub cluster_cidr: String,
     pub cgroup_root: String,
     /// False where somebody else's container runtime was used.
     pub own_containerd: bool,
@@ -28,8 +26,6 @@ impl Footprint {
     pub(crate) fn of(settings: &Settings) -> Self {
         Self {
             node_name: settings.node_name.clone(),
-            node_ip: settings.node_ip,
-            cluster_cidr: settings.args.cluster_cidr.to_string(),
             cgroup_root: settings.args.cgroup_root.clone(),
             own_containerd: settings.args.container_runtime_endpoint.is_none(),
             kubeconfig_copy: settings.args.write_kubeconfig.clone(),

@@ -6,8 +6,6 @@ use crate::config::Datastore;
 use anyhow::Context;
 use apiserver::ApiServer;
 use controllers::ControllersConfig;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::sync::Arc;
 use store::{MemoryStore, SqliteStore, Store};
 use tokio_util::sync::CancellationToken;
@@ -24,7 +22,7 @@ pub(crate) async fn start(
         .await
         .context("the API server cannot start")?;
     server.serve().await.context("the API server cannot listen")?;
-    write_kubeconfig(settings, &server)?;
+    copy_kubeconfig(settings)?;
     start_scheduler(settings, &server, tasks, shutdown);
     start_controllers(settings, &server, tasks, shutdown);
     Ok(server)
@@ -35,7 +33,7 @@ fn open_store(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
         Datastore::Memory => Arc::new(MemoryStore::new()),
         Datastore::Sqlite => {
             let path = settings.data_dir().join("db/state.db");
-            Arc::new(SqliteStore::open(&path, store::SqliteOptions::default()).context("the store cannot be opened")?)
+            Arc::new(SqliteStore::open(&path, &store::SqliteOptions::default()).context("the store cannot be opened")?)
         }
     })
 }
@@ -69,9 +67,9 @@ fn start_controllers(settings: &Settings, server: &ApiServer, tasks: &TaskTracke
         return;
     }
     let config = ControllersConfig {
-        cluster_cidr: settings.args.cluster_cidr.to_string(),
+        cluster_cidr: settings.args.cluster_cidr.parts(),
         node_cidr_mask: settings.args.node_cidr_mask,
-        root_ca_pem: server.ca_pem(),
+        root_ca_pem: server.pki().ca_pem().to_owned(),
     };
     let server = server.clone();
     let client_for = Arc::new(move |controller: &str| controller_client(&server, controller));
@@ -87,24 +85,13 @@ fn controller_client(server: &ApiServer, controller: &str) -> kube::Client {
     server.client(&format!("system:serviceaccount:kube-system:{controller}"), &groups)
 }
 
-fn write_kubeconfig(settings: &Settings, server: &ApiServer) -> anyhow::Result<()> {
-    let text = server.admin_kubeconfig();
-    write_private(&settings.data_dir().join("kubeconfig"), &text)?;
-    settings.args.write_kubeconfig.as_deref().map_or(Ok(()), |path| write_private(path, &text))
-}
-
-/// Writes a file that only its owner may read, whole or not at all.
-fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
-    let write = || -> std::io::Result<()> {
-        if let Some(dir) = path.parent() {
-            std::fs::create_dir_all(dir)?;
-        }
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(".new");
-        let _ = std::fs::remove_file(&temporary);
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        std::io::Write::write_all(&mut file, text.as_bytes())?;
-        std::fs::rename(&temporary, path)
-    };
-    write().with_context(|| format!("{}: cannot be written", path.display()))
+/// The API server writes DATA_DIR/kubeconfig; this is the copy that was asked for.
+fn copy_kubeconfig(settings: &Settings) -> anyhow::Result<()> {
+    let Some(copy) = &settings.args.write_kubeconfig else { return Ok(()) };
+    let original = settings.data_dir().join("kubeconfig");
+    let bytes = std::fs::read(&original).with_context(|| format!("{}: cannot be read", original.display()))?;
+    if let Some(dir) = copy.parent() {
+        std::fs::create_dir_all(dir).with_context(|| format!("{}: cannot be made", dir.display()))?;
+    }
+    apiserver::pki::write_private(copy, &bytes).context("--write-kubeconfig")
 }

@@ -6,12 +6,12 @@ use crate::footprint::Footprint;
 use anyhow::Context;
 use apiserver::ApiServer;
 use cri::Runtime;
-use cri::containerd::{Containerd, ContainerdConfig};
+use cri::containerd::{Containerd, ContainerdConfig, ProxyEnv, Registries};
 use k8s_openapi::api::core::v1::Taint;
 use kubelet::{Kubelet, KubeletConfig};
 use network::{Network, NetworkConfig, dns};
 use proxy::{Proxy, ProxyConfig};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -19,6 +19,9 @@ use tokio_util::task::TaskTracker;
 const KUBELET_PORT: u16 = 10250;
 /// Port of cluster DNS on the node's address. 53 may be the host's own resolver's.
 const DNS_PORT: u16 = 10053;
+
+/// Mirrors, credentials and certificates of registries.
+const REGISTRIES: &str = "/etc/keelson/registries.yaml";
 
 /// A container runtime that answers.
 pub(crate) struct NodeRuntime {
@@ -38,21 +41,41 @@ pub(crate) async fn start_runtime(
     let (endpoint, containerd) = match &settings.args.container_runtime_endpoint {
         Some(endpoint) => (endpoint.clone(), None),
         None => {
-            let containerd = Containerd::start_or_adopt(containerd_config(settings), tasks, shutdown.clone())
+            let containerd = Containerd::start_or_adopt(containerd_config(settings)?, tasks, shutdown.clone())
                 .await
                 .context("containerd cannot be started")?;
-            (containerd.endpoint(), Some(containerd))
+            (containerd.endpoint().to_owned(), Some(containerd))
         }
     };
-    let runtime = Runtime::connect(&endpoint).await.context("the container runtime cannot be reached")?;
-    cri::images::import_all(&endpoint, &settings.data_dir().join("images")).await.context("images cannot be imported")?;
+    let runtime = Runtime::connect(&endpoint).context("the container runtime cannot be reached")?;
+    import_images(&endpoint, &settings.data_dir().join("images")).await?;
     Ok(NodeRuntime { runtime, endpoint, _containerd: containerd })
 }
 
-fn containerd_config(settings: &Settings) -> ContainerdConfig {
+/// Imports every archive of the directory. One that cannot be imported is no reason to have no node.
+async fn import_images(endpoint: &str, dir: &Path) -> anyhow::Result<()> {
+    let entries = std::fs::read_dir(dir).with_context(|| format!("{}: cannot be read", dir.display()))?;
+    let mut archives: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    archives.retain(|path| path.extension().is_some_and(|extension| extension == "tar"));
+    archives.sort();
+    for archive in archives {
+        match cri::images::import(endpoint, &archive).await {
+            Ok(names) => tracing::info!(archive = %archive.display(), ?names, "imported"),
+            Err(error) => {
+                tracing::error!(archive = %archive.display(), error = &error as &dyn std::error::Error, "not imported");
+            }
+        }
+    }
+    Ok(())
+}
+
+fn containerd_config(settings: &Settings) -> anyhow::Result<ContainerdConfig> {
     let args = &settings.args;
-    ContainerdConfig::new(&args.data_dir, &args.cgroup_root)
-        .excepting_from_proxy([args.cluster_cidr.to_string(), args.service_cidr.to_string()])
+    let own = [args.cluster_cidr.to_string(), args.service_cidr.to_string(), settings.node_ip.to_string(), args.cluster_domain.clone()];
+    let mut config = ContainerdConfig::new(&args.data_dir);
+    config.registries = Registries::load(Path::new(REGISTRIES)).context("registry settings")?;
+    config.proxy = ProxyEnv::from_env(&own);
+    Ok(config)
 }
 
 /// Starts what makes this machine a node.
@@ -80,7 +103,7 @@ pub(crate) async fn start(
             .await
             .context("cluster DNS cannot start")?;
     }
-    let events = cri::events::subscribe(&runtime.endpoint, tasks, shutdown.clone());
+    let events = cri::events::subscribe(&runtime.endpoint, tasks, shutdown.clone()).context("containerd's events")?;
     let config = kubelet_config(settings, server)?;
     Kubelet::start(config, client, runtime.runtime, events, tasks.clone(), shutdown.clone())
         .await
@@ -126,7 +149,9 @@ fn dns_config(settings: &Settings) -> dns::SupervisorConfig {
 
 fn kubelet_config(settings: &Settings, server: &ApiServer) -> anyhow::Result<KubeletConfig> {
     let args = &settings.args;
-    let serving = server.kubelet_serving_certificate(&settings.node_name, settings.node_ip).context("no kubelet certificate")?;
+    let sans = [settings.node_name.clone(), settings.node_ip.to_string(), "127.0.0.1".to_owned(), "localhost".to_owned()];
+    let common_name = format!("system:node:{}", settings.node_name);
+    let serving = server.pki().server("kubelet", &common_name, &sans).context("the kubelet's certificate")?;
     let taint = |taint: &crate::config::Taint| Taint {
         key: taint.key.clone(),
         value: (!taint.value.is_empty()).then(|| taint.value.clone()),
@@ -146,9 +171,9 @@ fn kubelet_config(settings: &Settings, server: &ApiServer) -> anyhow::Result<Kub
         resolv_conf: settings.resolv_conf.clone(),
         api_address: settings.node_ip,
         api_port: KUBELET_PORT,
-        tls_cert: serving.cert,
-        tls_key: serving.key,
-        client_ca: server.ca_pem(),
+        tls_cert: serving.cert_pem,
+        tls_key: serving.key_pem,
+        client_ca: server.pki().ca_pem().to_owned(),
         version: crate::version::full(),
     })
 }

@@ -9,7 +9,7 @@ mod processes;
 use crate::cli::UninstallArgs;
 use crate::footprint::Footprint;
 use anyhow::{Context, bail};
-use network::{Network, NetworkConfig};
+use network::Network;
 use std::io::{BufRead, Write};
 use std::path::Path;
 
@@ -85,16 +85,9 @@ fn end_processes(data_dir: &Path, footprint: &Footprint) -> anyhow::Result<()> {
 
 fn remove_network(data_dir: &Path, footprint: &Footprint) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let config = NetworkConfig {
-        node_name: footprint.node_name.clone(),
-        node_ip: footprint.node_ip,
-        data_dir: data_dir.to_owned(),
-        cluster_cidr: footprint.cluster_cidr.clone(),
-        mtu: None,
-    };
     runtime.block_on(async {
         network::dns::Supervisor::uninstall(data_dir).await.context("cluster DNS stays behind")?;
-        Network::uninstall(&config).await.context("links or rules stay behind")
+        Network::uninstall(data_dir).await.context("links or rules stay behind")
     })?;
     proxy::Proxy::uninstall(&footprint.pin_dir()).context("BPF pins stay behind")?;
     Ok(())
