@@ -19,6 +19,9 @@ pub mod events;
 pub mod images;
 mod namespace;
 mod runtime;
+pub mod spdy;
+pub mod streams;
+pub mod websocket;
 
 pub use endpoint::{EndpointError, socket_path};
 pub use runtime::{CriError, Runtime};
