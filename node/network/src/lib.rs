@@ -1,13 +1,37 @@
 //! The pod network of a node: CNI requests, addresses, links, routes, masquerade, and cluster DNS.
+//!
+//! - [`cni`]: what the runtime calls, and the node's side of it.
+//! - `ipam`, `links`, `netns`: addresses and links of pods.
+//! - `routes`, `masquerade`: the ways to other nodes' pods and to the outside.
+//! - [`dns`]: the DNS process and its supervisor.
 
+pub mod cidr;
 pub mod cni;
 pub mod dns;
+mod files;
+mod ipam;
+mod links;
+mod masquerade;
+mod netns;
+mod objects;
+mod routes;
+
+#[cfg(test)]
+mod kernel_tests;
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
+use informer::{Informer, ObjectKey};
+use rtnetlink::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use crate::cidr::{Cidr, CidrError};
+use crate::ipam::Ipam;
+use crate::objects::Node;
 
 /// What the pod network must know of its node and cluster.
 #[derive(Clone, Debug)]
@@ -20,34 +44,214 @@ pub struct NetworkConfig {
     pub data_dir: PathBuf,
     /// The cluster's pod addresses, such as `10.244.0.0/16`: what is not masqueraded.
     pub cluster_cidr: String,
-    /// MTU of pods' links; the uplink's where it is `None`.
+    /// MTU of pods' links; the kernel's default (1500) where it is `None`.
     pub mtu: Option<u32>,
 }
 
-/// Why the pod network cannot work.
+/// Why the pod network or cluster DNS cannot work.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
-    /// A stand-in until the network is here.
-    #[error("{0}")]
-    Other(String),
+    /// A file operation failed.
+    #[error("cannot {action} {path}")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file of ours does not hold what it should.
+    #[error("{path} is not what keelson wrote; move it away if its content is not needed")]
+    Malformed {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// An address range of the configuration.
+    #[error(transparent)]
+    Cidr(#[from] CidrError),
+    /// rtnetlink.
+    #[error("netlink: {0}")]
+    Netlink(String),
+    /// A route.
+    #[error("cannot {action} the route to {range}")]
+    Route {
+        /// What was tried.
+        action: &'static str,
+        /// Which route.
+        range: String,
+        /// Why not.
+        #[source]
+        source: rtnetlink::Error,
+    },
+    /// The program `nft` could not be run.
+    #[error("cannot run nft, which masquerades what pods send to the outside; install the package nftables")]
+    NoNft(#[source] std::io::Error),
+    /// `nft` refused the rules.
+    #[error("nft refused the masquerade rules: {0}")]
+    Nft(String),
+    /// A socket of the DNS process.
+    #[error("cannot {action} {address}")]
+    Socket {
+        /// What was tried.
+        action: &'static str,
+        /// Where.
+        address: String,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The API server refused something.
+    #[error("cannot {action} {object}")]
+    Api {
+        /// What was tried.
+        action: &'static str,
+        /// On which object.
+        object: String,
+        /// Why not.
+        #[source]
+        source: Box<kube::Error>,
+    },
+}
+
+impl NetworkError {
+    fn link(error: links::LinkError) -> Self {
+        Self::Netlink(error.to_string())
+    }
 }
 
 /// The running pod network.
-pub struct Network;
+pub struct Network {
+    nodes: Informer<Node>,
+    node_name: String,
+}
+
+/// How long after a failure the routes and rules are tried again, if nothing else happens.
+const RETRY: Duration = Duration::from_secs(5);
 
 impl Network {
     /// Serves CNI requests and keeps links and routes as the cluster's Nodes say.
+    ///
+    /// Works in the network namespace of the calling process.
     pub async fn start(
-        _config: NetworkConfig,
-        _client: kube::Client,
-        _tasks: &TaskTracker,
-        _shutdown: CancellationToken,
+        config: NetworkConfig,
+        client: kube::Client,
+        tasks: &TaskTracker,
+        shutdown: CancellationToken,
     ) -> Result<Self, NetworkError> {
-        Ok(Self)
+        let cluster: Cidr = config.cluster_cidr.parse()?;
+        let socket = cni::install(&config.data_dir)?;
+        let ipam = Ipam::open(config.data_dir.join("cni/addresses.json"))?;
+        forward()?;
+        let handle = netlink(tasks, &shutdown)?;
+        let server = cni::Server::new(handle.clone(), ipam, config.node_ip, config.mtu).await?;
+        server.serve(&socket, tasks, shutdown.clone())?;
+        let nodes = Informer::<Node>::builder(client).start(tasks, shutdown.clone());
+        let node_name = config.node_name.clone();
+        let keeper = Keeper { config, cluster, handle, server, nodes: nodes.clone(), applied: None };
+        tasks.spawn(async move {
+            shutdown.run_until_cancelled(keeper.run()).await;
+        });
+        Ok(Self { nodes, node_name })
     }
 
-    /// Removes links, routes and rules of this node.
-    pub async fn uninstall(_config: &NetworkConfig) -> Result<(), NetworkError> {
+    /// Waits until this node has a range for its pods; the runtime is told a moment later.
+    pub async fn ready(&self) {
+        let mut changed = self.nodes.changed();
+        let own = ObjectKey::cluster(self.node_name.clone());
+        while self.nodes.get(&own).and_then(|node| node.range()).is_none() {
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Removes links, routes and rules of this node. Call it in the node's network namespace.
+    pub async fn uninstall(data_dir: &Path) -> Result<(), NetworkError> {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(|error| NetworkError::Netlink(error.to_string()))?;
+        let connection = tokio::spawn(connection);
+        for link in links::ours(&handle).await.map_err(NetworkError::link)? {
+            links::delete(&handle, &link).await.map_err(NetworkError::link)?;
+        }
+        let routes = routes::remove(&handle).await;
+        connection.abort();
+        routes?;
+        cni::uninstall(data_dir)?;
+        match masquerade::remove().await {
+            // Without nft there never was a rule.
+            Err(NetworkError::NoNft(_)) | Ok(()) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A connection to rtnetlink in this namespace, for as long as the process works.
+fn netlink(tasks: &TaskTracker, shutdown: &CancellationToken) -> Result<Handle, NetworkError> {
+    let (connection, handle, _) = rtnetlink::new_connection().map_err(|error| NetworkError::Netlink(error.to_string()))?;
+    let shutdown = shutdown.clone();
+    tasks.spawn(async move {
+        shutdown.run_until_cancelled(connection).await;
+    });
+    Ok(handle)
+}
+
+/// Lets this namespace forward between links.
+fn forward() -> Result<(), NetworkError> {
+    netns::sysctl("ipv4/ip_forward", "1").map_err(files::failed("enable", Path::new("/proc/sys/net/ipv4/ip_forward")))
+}
+
+/// Keeps everything that depends on Nodes.
+struct Keeper {
+    config: NetworkConfig,
+    cluster: Cidr,
+    handle: Handle,
+    server: Arc<cni::Server>,
+    nodes: Informer<Node>,
+    /// What was applied last.
+    applied: Option<(routes::Routes, String)>,
+}
+
+impl Keeper {
+    async fn run(mut self) {
+        let mut changed = self.nodes.changed();
+        self.nodes.synced().await;
+        loop {
+            changed.mark_unchanged();
+            let result = self.apply().await;
+            let woken = match result {
+                Ok(()) => changed.changed().await,
+                Err(error) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "the pod network is not complete");
+                    tokio::time::timeout(RETRY, changed.changed()).await.unwrap_or(Ok(()))
+                }
+            };
+            if woken.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn apply(&mut self) -> Result<(), NetworkError> {
+        let nodes = self.nodes.list();
+        let own = self.nodes.get(&ObjectKey::cluster(self.config.node_name.clone()));
+        let Some(range) = own.as_ref().and_then(|node| node.range()) else { return Ok(()) };
+        let routes = routes::wanted(&nodes, &self.config.node_name);
+        let addresses = nodes.iter().flat_map(|node| node.addresses()).chain([self.config.node_ip]);
+        let rules = masquerade::script(&range, &self.cluster, &masquerade::ipv4(addresses));
+        if self.applied.as_ref() == Some(&(routes.clone(), rules.clone())) {
+            return Ok(());
+        }
+        // Pods first: only what leaves the cluster needs the rest.
+        self.server.set_range(range);
+        cni::publish(&self.config.data_dir)?;
+        routes::apply(&self.handle, &routes).await?;
+        masquerade::apply(&rules).await?;
+        tracing::info!(pods = %range, routes = routes.len(), "the pod network is ready");
+        self.applied = Some((routes, rules));
         Ok(())
     }
 }

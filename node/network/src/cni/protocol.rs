@@ -1,0 +1,77 @@
+//! What the plugin and the node say to each other: one JSON object each way.
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+/// Codes of CNI errors, by the specification; from 100 on they are the plugin's own.
+pub(crate) mod code {
+    pub(crate) const INCOMPATIBLE_VERSION: u32 = 1;
+    pub(crate) const INVALID_ENVIRONMENT: u32 = 4;
+    pub(crate) const IO: u32 = 5;
+    pub(crate) const DECODE: u32 = 6;
+    pub(crate) const INVALID_CONFIG: u32 = 7;
+    pub(crate) const TRY_AGAIN: u32 = 11;
+    pub(crate) const NETWORK: u32 = 100;
+}
+
+/// A CNI command that the node carries out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(crate) enum Command {
+    Add,
+    Del,
+    Check,
+}
+
+/// What the plugin asks for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Request {
+    pub(crate) command: Command,
+    /// `CNI_CONTAINERID`.
+    pub(crate) container: String,
+    /// `CNI_NETNS`; a path, empty for a namespace that is gone.
+    pub(crate) netns: String,
+    /// `CNI_IFNAME`.
+    pub(crate) interface: String,
+    /// `namespace/name` out of `CNI_ARGS`, for people.
+    pub(crate) pod: String,
+}
+
+/// What a container got.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Attachment {
+    pub(crate) host_interface: String,
+    pub(crate) host_mac: String,
+    pub(crate) mac: String,
+    pub(crate) address: Ipv4Addr,
+    pub(crate) gateway: Ipv4Addr,
+    pub(crate) mtu: Option<u32>,
+}
+
+/// A failed command, as CNI wants it told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}: {details}")]
+pub(crate) struct CniError {
+    pub(crate) code: u32,
+    #[serde(rename = "msg")]
+    pub(crate) message: String,
+    pub(crate) details: String,
+}
+
+impl CniError {
+    pub(crate) fn new(code: u32, message: &str, details: impl ToString) -> Self {
+        Self { code, message: message.to_owned(), details: details.to_string() }
+    }
+}
+
+/// What the node answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Response {
+    Attached(Attachment),
+    Done,
+    Failed(CniError),
+}

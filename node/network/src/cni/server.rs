@@ -1,0 +1,206 @@
+//! The node's side: takes requests from the socket and makes links.
+
+use std::fs::File;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rtnetlink::Handle;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::protocol::{Attachment, CniError, Command, Request, Response, code};
+use crate::cidr::Cidr;
+use crate::ipam::{Allocation, Ipam, IpamError};
+use crate::links::{self, LinkError, PodLink};
+use crate::{NetworkError, files};
+
+const MAX_REQUEST: u64 = 1 << 20;
+const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
+/// Requests carried out at once; more wait.
+const PARALLEL: usize = 16;
+
+/// What requests need; cheap to share.
+pub(crate) struct Server {
+    handle: Handle,
+    ipam: Mutex<Ipam>,
+    node_ip: IpAddr,
+    mtu: Option<u32>,
+    slots: Semaphore,
+}
+
+impl Server {
+    /// Takes over the addresses and links that an earlier process left.
+    pub(crate) async fn new(
+        handle: Handle,
+        mut ipam: Ipam,
+        node_ip: IpAddr,
+        mtu: Option<u32>,
+    ) -> Result<Arc<Self>, NetworkError> {
+        let links = links::ours(&handle).await.map_err(NetworkError::link)?;
+        for stray in ipam.reconcile(&links)? {
+            tracing::info!(link = stray, "deleting a pod's link that no container has");
+            links::delete(&handle, &stray).await.map_err(NetworkError::link)?;
+        }
+        Ok(Arc::new(Self { handle, ipam: Mutex::new(ipam), node_ip, mtu, slots: Semaphore::new(PARALLEL) }))
+    }
+
+    /// Sets the range of the node's pods.
+    pub(crate) fn set_range(&self, range: Cidr) {
+        self.ipam().set_range(range);
+    }
+
+    /// Listens at the socket, replacing one that an earlier process left.
+    pub(crate) fn serve(
+        self: &Arc<Self>,
+        path: &Path,
+        tasks: &TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Result<(), NetworkError> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(files::failed("remove", path)(error)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path).map_err(files::failed("listen at", path))?;
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(path, private).map_err(files::failed("restrict", path))?;
+        let server = self.clone();
+        let connections = tasks.clone();
+        tasks.spawn(async move {
+            while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
+                match accepted {
+                    Ok((stream, _)) => drop(connections.spawn(server.clone().connection(stream))),
+                    Err(error) => {
+                        // Out of descriptors, most likely: give others time to close some.
+                        tracing::warn!(%error, "cannot accept a CNI request");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                }
+            }
+        });
+        Ok(())
+    }
+
+    async fn connection(self: Arc<Self>, stream: UnixStream) {
+        let (read, mut write) = stream.into_split();
+        let mut line = String::new();
+        let mut reader = BufReader::new(read.take(MAX_REQUEST));
+        let response = match tokio::time::timeout(REQUEST_PATIENCE, reader.read_line(&mut line)).await {
+            Ok(Ok(_)) => match serde_json::from_str(&line) {
+                Ok(request) => self.handle(request).await,
+                Err(error) => Response::Failed(CniError::new(code::DECODE, "the request is not valid", error)),
+            },
+            Ok(Err(_)) | Err(_) => return,
+        };
+        let mut answer = serde_json::to_vec(&response).unwrap_or_default();
+        answer.push(b'\n');
+        // A plugin that has gone away cannot be told; the runtime will clean up with DEL.
+        let _ = write.write_all(&answer).await;
+    }
+
+    pub(crate) async fn handle(&self, request: Request) -> Response {
+        let Ok(_slot) = self.slots.acquire().await else { return Response::Done };
+        let result = match request.command {
+            Command::Add => self.add(&request).await,
+            Command::Del => self.del(&request).await,
+            Command::Check => self.check(&request).await,
+        };
+        match result {
+            Ok(response) => response,
+            Err(error) => {
+                tracing::warn!(command = ?request.command, pod = request.pod, container = request.container, %error, "CNI request failed");
+                Response::Failed(error)
+            }
+        }
+    }
+
+    async fn add(&self, request: &Request) -> Result<Response, CniError> {
+        let namespace = open(&request.netns)?;
+        let link = PodLink::of(&request.container, &request.interface);
+        let Allocation { address, .. } = self
+            .ipam()
+            .allocate(&request.container, &request.interface, link.host_interface.clone(), request.pod.clone())
+            .map_err(no_address)?;
+        let made = links::attach(&self.handle, namespace, &link, address, self.node_ip, self.mtu).await;
+        if let Err(error) = made {
+            self.undo(&link, request).await;
+            return Err(CniError::new(code::NETWORK, "cannot make the pod's link", error));
+        }
+        Ok(Response::Attached(Attachment {
+            host_interface: link.host_interface,
+            host_mac: links::mac_text(&link.host_mac),
+            mac: links::mac_text(&link.mac),
+            address,
+            gateway: links::GATEWAY,
+            mtu: self.mtu,
+        }))
+    }
+
+    async fn undo(&self, link: &PodLink, request: &Request) {
+        if let Err(error) = links::delete(&self.handle, &link.host_interface).await {
+            tracing::warn!(%error, link = link.host_interface, "a half-made link is left");
+            return;
+        }
+        if let Err(error) = self.ipam().release(&request.container, &request.interface) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "an address is left allocated");
+        }
+    }
+
+    async fn del(&self, request: &Request) -> Result<Response, CniError> {
+        let allocated = self.ipam().get(&request.container, &request.interface).cloned();
+        // The name in the file wins: it was made by whatever version added it.
+        let name = allocated.map_or_else(
+            || PodLink::of(&request.container, &request.interface).host_interface,
+            |allocation| allocation.host_interface,
+        );
+        let deleted = links::delete(&self.handle, &name).await;
+        deleted.map_err(|error| CniError::new(code::NETWORK, "cannot delete the pod's link", error))?;
+        let released = self.ipam().release(&request.container, &request.interface);
+        released.map_err(|error| CniError::new(code::IO, "cannot release the pod's address", chain(&error)))?;
+        Ok(Response::Done)
+    }
+
+    async fn check(&self, request: &Request) -> Result<Response, CniError> {
+        let wrong = |error: &dyn std::fmt::Display| CniError::new(code::NETWORK, "the pod's link is not as it should be", error);
+        let allocated = self.ipam().get(&request.container, &request.interface).cloned();
+        let allocated = allocated.ok_or_else(|| wrong(&"no address is allocated to the container"))?;
+        let link = PodLink::of(&request.container, &request.interface);
+        let namespace = open(&request.netns)?;
+        let checked: Result<(), LinkError> = links::check(&self.handle, namespace, &link, allocated.address).await;
+        checked.map_err(|error| wrong(&error))?;
+        Ok(Response::Done)
+    }
+
+    fn ipam(&self) -> MutexGuard<'_, Ipam> {
+        self.ipam.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn open(netns: &str) -> Result<File, CniError> {
+    File::open(netns)
+        .map_err(|error| CniError::new(code::IO, "cannot open the pod's network namespace", format!("{netns}: {error}")))
+}
+
+fn no_address(error: IpamError) -> CniError {
+    let number = match error {
+        IpamError::NoRange => code::TRY_AGAIN,
+        IpamError::Exhausted(_) => code::NETWORK,
+        IpamError::File(_) => code::IO,
+    };
+    CniError::new(number, "cannot allocate an address", chain(&error))
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

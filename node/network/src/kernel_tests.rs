@@ -1,0 +1,185 @@
+//! CNI in this machine's kernel: a network namespace as the node, others as pods, all gone with the test.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd as _;
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, setns, unshare};
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec};
+
+use crate::cni::{Command, Request, Response, Server};
+use crate::ipam::Ipam;
+use crate::{links, masquerade, netns, routes};
+
+const NODE_IP: Ipv4Addr = Ipv4Addr::new(192, 168, 99, 1);
+
+/// Runs `test` on a thread in a namespace of its own, with a runtime and a netlink connection there.
+fn as_node<F: Future<Output = ()>>(test: impl FnOnce(Handle) -> F + Send + 'static) {
+    if !nix::unistd::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "the kernel's tests need root, and in CI a skip is a failure");
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let run = || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+            tokio::spawn(connection);
+            handle.link().set(LinkMessageBuilder::<LinkUnspec>::new().index(1).up().build()).execute().await.unwrap();
+            handle.address().add(1, NODE_IP.into(), 32).execute().await.unwrap();
+            netns::sysctl("ipv4/ip_forward", "1").unwrap();
+            test(handle).await;
+        });
+    };
+    if let Err(panic) = std::thread::spawn(run).join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// A namespace that lives as long as the file.
+fn pod() -> File {
+    let make = || {
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        File::open("/proc/thread-self/ns/net").unwrap()
+    };
+    std::thread::spawn(make).join().unwrap()
+}
+
+fn within<T: Send + 'static>(pod: &File, work: impl FnOnce() -> T + Send + 'static) -> std::thread::JoinHandle<T> {
+    let pod = pod.try_clone().unwrap();
+    std::thread::spawn(move || {
+        setns(&pod, CloneFlags::CLONE_NEWNET).unwrap();
+        work()
+    })
+}
+
+fn request(command: Command, container: &str, pod: Option<&File>) -> Request {
+    let netns = pod.map(|pod| format!("/proc/self/fd/{}", pod.as_raw_fd())).unwrap_or_default();
+    Request { command, container: container.into(), netns, interface: "eth0".into(), pod: "test/pod".into() }
+}
+
+async fn server(handle: &Handle, directory: &tempfile::TempDir) -> std::sync::Arc<Server> {
+    let ipam = Ipam::open(directory.path().join("addresses.json")).unwrap();
+    let server = Server::new(handle.clone(), ipam, NODE_IP.into(), Some(1400)).await.unwrap();
+    server.set_range("10.244.7.0/24".parse().unwrap());
+    server
+}
+
+async fn add(server: &Server, container: &str, pod: &File) -> Ipv4Addr {
+    match server.handle(request(Command::Add, container, Some(pod))).await {
+        Response::Attached(attachment) => attachment.address,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Listens in one namespace, connects from this thread's; gives the address that the listener sees.
+fn talk(listener_in: &File, at: SocketAddr, from: impl FnOnce() -> TcpStream) -> IpAddr {
+    let (ready, listening) = std::sync::mpsc::channel();
+    let listener = within(listener_in, move || {
+        let listener = TcpListener::bind(at).unwrap();
+        ready.send(listener.local_addr().unwrap().port()).unwrap();
+        let (mut stream, peer) = listener.accept().unwrap();
+        stream.write_all(b"hello").unwrap();
+        peer.ip()
+    });
+    listening.recv_timeout(Duration::from_secs(5)).unwrap();
+    let mut text = String::new();
+    from().read_to_string(&mut text).unwrap();
+    assert_eq!(text, "hello");
+    listener.join().unwrap()
+}
+
+fn connect(to: SocketAddr) -> TcpStream {
+    TcpStream::connect_timeout(&to, Duration::from_secs(5)).unwrap()
+}
+
+#[test]
+fn pods_reach_each_other_and_the_node() {
+    as_node(|handle| async move {
+        let directory = tempfile::tempdir().unwrap();
+        let server = server(&handle, &directory).await;
+        let (a, b) = (pod(), pod());
+        let (at_a, at_b) = (add(&server, "aaaa", &a).await, add(&server, "bbbb", &b).await);
+        assert_eq!((at_a.to_string(), at_b.to_string()), ("10.244.7.2".into(), "10.244.7.3".into()));
+        assert_eq!(add(&server, "aaaa", &a).await, at_a, "a retry changes nothing");
+
+        let to_a = SocketAddr::new(at_a.into(), 8080);
+        let from_b = talk(&a, to_a, || within(&b, move || connect(to_a)).join().unwrap());
+        assert_eq!(from_b, IpAddr::from(at_b), "no address is translated between pods");
+        assert_eq!(talk(&a, to_a, || connect(to_a)), IpAddr::from(NODE_IP), "the node speaks by its own address");
+        let node = File::open("/proc/thread-self/ns/net").unwrap();
+        let to_node = SocketAddr::new(NODE_IP.into(), 8081);
+        assert_eq!(talk(&node, to_node, || within(&a, move || connect(to_node)).join().unwrap()), IpAddr::from(at_a));
+        let mtu = within(&a, || std::fs::read_to_string("/proc/thread-self/net/dev").unwrap()).join().unwrap();
+        assert!(mtu.contains("eth0"), "{mtu}");
+
+        assert!(matches!(server.handle(request(Command::Check, "aaaa", Some(&a))).await, Response::Done));
+        assert!(matches!(server.handle(request(Command::Check, "cccc", Some(&a))).await, Response::Failed(_)));
+        // A restart finds what was there.
+        drop(server);
+        let server = self::server(&handle, &directory).await;
+        assert_eq!(talk(&a, to_a, || connect(to_a)), IpAddr::from(NODE_IP));
+        assert!(matches!(server.handle(request(Command::Check, "bbbb", Some(&b))).await, Response::Done));
+        // DEL, also with the namespace gone, also twice.
+        drop(b);
+        for _ in 0..2 {
+            assert!(matches!(server.handle(request(Command::Del, "bbbb", None)).await, Response::Done));
+        }
+        assert!(matches!(server.handle(request(Command::Check, "aaaa", Some(&a))).await, Response::Done));
+        assert!(matches!(server.handle(request(Command::Del, "aaaa", Some(&a))).await, Response::Done));
+        assert_eq!(links::ours(&handle).await.unwrap(), BTreeSet::new());
+        assert_eq!(add(&server, "dddd", &a).await.to_string(), "10.244.7.4");
+    });
+}
+
+#[test]
+fn half_an_attachment_leaves_nothing() {
+    as_node(|handle| async move {
+        let directory = tempfile::tempdir().unwrap();
+        let server = server(&handle, &directory).await;
+        let missing = Request { netns: "/nowhere".into(), ..request(Command::Add, "aaaa", None) };
+        assert!(matches!(server.handle(missing).await, Response::Failed(_)));
+        // The pod has another eth0 already.
+        let a = pod();
+        add(&server, "aaaa", &a).await;
+        let Response::Failed(error) = server.handle(request(Command::Add, "bbbb", Some(&a))).await else { panic!() };
+        assert!(error.details.contains("eth0"), "{error}");
+        assert_eq!(links::ours(&handle).await.unwrap().len(), 1);
+        // Links that no container has go at the next start.
+        drop(server);
+        std::fs::remove_file(directory.path().join("addresses.json")).unwrap();
+        self::server(&handle, &directory).await;
+        assert_eq!(links::ours(&handle).await.unwrap(), BTreeSet::new());
+    });
+}
+
+#[test]
+fn routes_and_rules_are_replaced_whole() {
+    as_node(|handle| async move {
+        let route = |range: &str, via: Option<&str>| (range.parse().unwrap(), via.map(|via| via.parse().unwrap()));
+        let count = || {
+            let table = std::fs::read_to_string("/proc/thread-self/net/fib_trie").unwrap();
+            table.matches("10.244.").count()
+        };
+        let all = routes::Routes::from([route("10.244.1.0/24", None), route("10.244.2.0/24", None)]);
+        for _ in 0..2 {
+            routes::apply(&handle, &all).await.unwrap();
+        }
+        assert!(count() >= 2);
+        routes::remove(&handle).await.unwrap();
+        assert_eq!(count(), 0);
+        let rules = |nodes: &[Ipv4Addr]| {
+            let (pods, cluster) = ("10.244.1.0/24".parse().unwrap(), "10.244.0.0/16".parse().unwrap());
+            masquerade::script(&pods, &cluster, &nodes.iter().copied().collect())
+        };
+        masquerade::apply(&rules(&[])).await.unwrap();
+        masquerade::apply(&rules(&[NODE_IP])).await.unwrap();
+        masquerade::remove().await.unwrap();
+        masquerade::remove().await.unwrap();
+        assert!(masquerade::apply("nonsense").await.is_err());
+    });
+}
