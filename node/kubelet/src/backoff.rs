@@ -42,6 +42,11 @@ impl<K: Eq + Hash> Backoff<K> {
         left.is_positive().then(|| left.unsigned_abs())
     }
 
+    /// How much longer to wait after the last failure that was noted.
+    pub(crate) fn left(&self, key: &K, now: Timestamp) -> Option<Duration> {
+        self.remaining(key, self.entries.get(key)?.updated, now)
+    }
+
     /// The delay that now applies to the key.
     pub(crate) fn delay(&self, key: &K) -> Duration {
         self.entries.get(key).map_or(INITIAL, |entry| entry.delay)

@@ -1,26 +1,54 @@
 //! The kubelet: pods on this node, from the API to containers and back.
 //!
-//! - [`Kubelet`] wires everything; one `worker` task a pod drives it through its life.
-//! - `worker` decides (pure) and acts (through `runtime`, `volumes`, `cgroup`), `status` tells the API.
-//! - `node` keeps the Node object and its Lease.
+//! - [`Kubelet`] wires everything; `pods` keeps one `worker` task a pod.
+//! - `worker` observes, decides (a pure plan) and acts through `runtime`, `volumes` and `cgroup`; `status` is what the API is told.
+//! - `container` builds what CRI is asked for; `env`, `downward`, `objects` feed it.
+//! - `node` keeps the Node object and its Lease; [`api`] serves exec, logs and the rest.
 
+mod admission;
 mod backoff;
 mod cgroup;
 mod config;
+mod container;
+mod context;
+mod downward;
 mod env;
+mod hooks;
+mod images;
+mod labels;
+mod logs;
+mod node;
+mod objects;
 mod pod;
+mod pods;
+mod probe;
 mod qos;
 mod resources;
+mod runtime;
+mod status;
 mod volumes;
+mod worker;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use cri::events::RuntimeEvent;
+use informer::Informer;
+use informer::recorder::Recorder;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use cgroup::CgroupError;
+use cgroup::Cgroups;
+pub use cgroup::{CgroupError, Hierarchy, Layout};
 pub use config::KubeletConfig;
+use container::{HostResolver, Settings};
+use context::{ClientApi, Context, Registry};
+use downward::NodeCapacity;
+use node::NodeKeeper;
+use node::facts::Machine;
+use objects::Objects;
+use pods::{NodePod, PodSource, Pods};
 
 /// Why a kubelet cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -28,11 +56,11 @@ pub enum KubeletError {
     /// Control groups cannot be set up.
     #[error("control groups: {0}")]
     Cgroup(#[from] CgroupError),
-    /// A directory cannot be made.
+    /// A directory cannot be made, or a file not be read.
     #[error("{path}: {source}")]
     Io {
         /// Which.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// Why.
         source: std::io::Error,
     },
@@ -41,27 +69,107 @@ pub enum KubeletError {
     Api(String),
 }
 
-/// A running kubelet.
-#[derive(Clone)]
+/// A running kubelet. It ends with the cancellation it was started with; pods go on.
 pub struct Kubelet {
     config: Arc<KubeletConfig>,
 }
 
 impl Kubelet {
-    /// Starts everything; returns once the kubelet's API listens.
+    /// Starts everything; returns once the kubelet's API listens. `client` acts as `system:node:NAME`.
     pub async fn start(
         config: KubeletConfig,
-        _client: kube::Client,
-        _runtime: cri::Runtime,
-        _events: mpsc::Receiver<cri::events::RuntimeEvent>,
-        _tasks: TaskTracker,
-        _shutdown: CancellationToken,
+        client: kube::Client,
+        runtime: cri::Runtime,
+        events: mpsc::Receiver<RuntimeEvent>,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
     ) -> Result<Kubelet, KubeletError> {
-        Ok(Kubelet { config: Arc::new(config) })
+        let config = Arc::new(config);
+        for dir in [config.pods_dir(), config.logs_dir()] {
+            std::fs::create_dir_all(&dir).map_err(|source| KubeletError::Io { path: dir, source })?;
+        }
+        let cgroups = Cgroups::new(Layout::detect()?, &config.cgroup_root);
+        cgroups.setup()?;
+        let machine = Machine::read(&config.data_dir);
+        let context = Arc::new(context(&config, &client, &runtime, cgroups, &machine, &tasks, &shutdown)?);
+        let selector = format!("spec.nodeName={}", config.node_name);
+        let informer =
+            Informer::<NodePod>::builder(client.clone()).field_selector(selector).start(&tasks, shutdown.clone());
+        let pods = Arc::new(Pods::new(Arc::clone(&context), PodSource::Api(informer), offer(&config, &machine)));
+        let keeper = NodeKeeper {
+            config: Arc::clone(&config),
+            context: Arc::clone(&context),
+            client,
+            runtime,
+            images: Arc::clone(&pods.images),
+        };
+        tasks.spawn(keeper.run());
+        tasks.spawn(logs::run(context, Arc::clone(&pods)));
+        tasks.spawn(pods.run(events));
+        Ok(Kubelet { config })
     }
 
     /// The settings it runs with.
     pub fn config(&self) -> &KubeletConfig {
         &self.config
+    }
+}
+
+fn context(
+    config: &KubeletConfig,
+    client: &kube::Client,
+    runtime: &cri::Runtime,
+    cgroups: Cgroups,
+    machine: &Machine,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> Result<Context, KubeletError> {
+    let resolv = std::fs::read_to_string(&config.resolv_conf)
+        .map_err(|source| KubeletError::Io { path: config.resolv_conf.clone(), source })?;
+    let settings = Settings {
+        node_name: config.node_name.clone(),
+        cluster_domain: config.cluster_domain.clone(),
+        cluster_dns: config.cluster_dns.clone(),
+        resolver: HostResolver::parse(&resolv),
+        logs_dir: config.logs_dir(),
+        pods_dir: config.pods_dir(),
+        seccomp_dir: config.data_dir.join("kubelet/seccomp"),
+        cgroup_root: config.cgroup_root.clone(),
+        memory_capacity: machine.memory as i64,
+    };
+    let capacity = NodeCapacity {
+        cpu_milli: machine.cpus as i64 * 1000,
+        memory: machine.memory_allocatable() as i64,
+        ephemeral_storage: machine.disk as i64,
+    };
+    let recorder = Recorder::new(client.clone(), "kubelet", config.node_name.clone(), tasks, shutdown.clone());
+    Ok(Context {
+        runtime: Arc::new(runtime.clone()),
+        api: Arc::new(ClientApi { client: client.clone() }),
+        events: Arc::new(recorder),
+        client: Some(client.clone()),
+        objects: Some(Arc::new(Objects::new(client.clone(), tasks.clone(), shutdown.clone()))),
+        services: Some(Informer::builder(client.clone()).start(tasks, shutdown.clone())),
+        cgroups: Some(cgroups),
+        settings,
+        host_ip: config.node_ip.to_string(),
+        capacity,
+        registry: Registry::default(),
+        tasks: tasks.clone(),
+        shutdown: shutdown.clone(),
+    })
+}
+
+fn offer(config: &KubeletConfig, machine: &Machine) -> admission::Offer {
+    let mut labels = config.node_labels.clone();
+    labels.insert("kubernetes.io/hostname".into(), config.node_name.clone());
+    labels.insert("kubernetes.io/os".into(), "linux".into());
+    labels.insert("kubernetes.io/arch".into(), node::facts::arch().into());
+    admission::Offer {
+        name: config.node_name.clone(),
+        cpu_milli: machine.cpus as i64 * 1000,
+        memory: machine.memory_allocatable() as i64,
+        pods: config.max_pods as usize,
+        labels,
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::Pod;
 
-pub(crate) use convert::{quota, shares, CPU_PERIOD};
+pub(crate) use convert::{CPU_PERIOD, quota, shares};
 pub use layout::{Hierarchy, Layout};
 
 use crate::qos::QosClass;
@@ -175,7 +175,12 @@ impl Cgroups {
             }
         };
         let same = |text: String| (text.clone(), text);
-        set("cpu", "cpu.shares", "cpu.weight", limits.cpu_shares.map(|s| (s.to_string(), convert::weight(s).to_string())));
+        set(
+            "cpu",
+            "cpu.shares",
+            "cpu.weight",
+            limits.cpu_shares.map(|s| (s.to_string(), convert::weight(s).to_string())),
+        );
         let quota = limits.cpu_quota.map(|q| (q.to_string(), format!("{q} {CPU_PERIOD}")));
         set("cpu", "cpu.cfs_quota_us", "cpu.max", quota);
         set("memory", "memory.limit_in_bytes", "memory.max", limits.memory.map(|m| same(m.to_string())));

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::mount::{mount, umount2, MntFlags, MsFlags};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 /// Mount points at or below a directory, deepest first.
 pub(crate) fn below(dir: &Path) -> io::Result<Vec<PathBuf>> {
@@ -52,7 +52,8 @@ pub(crate) fn tmpfs(path: &Path, size: Option<i64>) -> io::Result<()> {
         return Ok(());
     }
     let options = size.map_or_else(|| "mode=0777".to_owned(), |size| format!("mode=0777,size={size}"));
-    mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some(options.as_str())).map_err(named("mount tmpfs", path))
+    mount(Some("tmpfs"), path, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
+        .map_err(named("mount tmpfs", path))
 }
 
 /// Bind-mounts a file or directory.

@@ -1,0 +1,151 @@
+//! The node's own say on a pod: does it fit, are its host ports free, is it meant for this node at all.
+
+use std::collections::{BTreeMap, HashSet};
+
+use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Pod};
+
+use crate::pod;
+use crate::resources;
+use crate::worker::Failure;
+
+/// What the node offers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Offer {
+    pub(crate) name: String,
+    pub(crate) cpu_milli: i64,
+    pub(crate) memory: i64,
+    pub(crate) pods: usize,
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+/// Whether the node takes the pod beside those it has.
+pub(crate) fn admit(pod: &Pod, others: &[&Pod], offer: &Offer) -> Result<(), Failure> {
+    let fail = |reason: &str, message: String| {
+        Err(Failure { reason: reason.to_owned(), message: format!("Pod was rejected: {message}") })
+    };
+    if others.len() >= offer.pods {
+        let used = others.len();
+        let message =
+            format!("Node didn't have enough resource: pods, requested: 1, used: {used}, capacity: {}", offer.pods);
+        return fail("OutOfpods", message);
+    }
+    for (resource, capacity) in [("cpu", offer.cpu_milli), ("memory", offer.memory)] {
+        let wanted = resources::pod_request(pod, resource);
+        let used: i64 = others.iter().map(|other| resources::pod_request(other, resource)).sum();
+        if wanted > 0 && wanted + used > capacity {
+            let message = format!(
+                "Node didn't have enough resource: {resource}, requested: {wanted}, used: {used}, capacity: {capacity}"
+            );
+            return fail(&format!("OutOf{resource}"), message);
+        }
+    }
+    if !matches_node(pod, offer) {
+        return fail(
+            "NodeAffinity",
+            "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".into(),
+        );
+    }
+    let taken: HashSet<_> = others.iter().flat_map(|other| host_ports(other)).collect();
+    let clash = |(protocol, ip, port): &(String, String, i32)| {
+        taken.iter().any(|(p, i, n)| p == protocol && n == port && (i == ip || i == "0.0.0.0" || ip == "0.0.0.0"))
+    };
+    if host_ports(pod).iter().any(clash) {
+        return fail(
+            "NodePorts",
+            "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".into(),
+        );
+    }
+    Ok(())
+}
+
+fn host_ports(pod: &Pod) -> Vec<(String, String, i32)> {
+    let ports = pod::all_containers(pod).flat_map(|c| pod::list(&c.ports));
+    ports
+        .filter_map(|port| {
+            let number = port.host_port.filter(|p| *p > 0)?;
+            let ip = port.host_ip.clone().filter(|ip| !ip.is_empty()).unwrap_or_else(|| "0.0.0.0".into());
+            Some((port.protocol.clone().unwrap_or_else(|| "TCP".into()), ip, number))
+        })
+        .collect()
+}
+
+fn matches_node(pod: &Pod, offer: &Offer) -> bool {
+    let spec = pod::spec(pod);
+    let selected = spec.node_selector.iter().flatten().all(|(key, value)| offer.labels.get(key) == Some(value));
+    let required = spec
+        .affinity
+        .as_ref()
+        .and_then(|a| a.node_affinity.as_ref())
+        .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+    selected
+        && required.is_none_or(|required| required.node_selector_terms.iter().any(|term| matches_term(term, offer)))
+}
+
+fn matches_term(term: &NodeSelectorTerm, offer: &Offer) -> bool {
+    let expressions = pod::list(&term.match_expressions);
+    let fields = pod::list(&term.match_fields);
+    if expressions.is_empty() && fields.is_empty() {
+        return false;
+    }
+    expressions.iter().all(|r| matches_requirement(r, offer.labels.get(&r.key)))
+        && fields.iter().all(|r| r.key == "metadata.name" && matches_requirement(r, Some(&offer.name)))
+}
+
+fn matches_requirement(requirement: &NodeSelectorRequirement, value: Option<&String>) -> bool {
+    let values = pod::list(&requirement.values);
+    let number = |text: &String| text.parse::<i64>().ok();
+    let bound = values.first().and_then(number);
+    match requirement.operator.as_str() {
+        "In" => value.is_some_and(|value| values.contains(value)),
+        "NotIn" => value.is_none_or(|value| !values.contains(value)),
+        "Exists" => value.is_some(),
+        "DoesNotExist" => value.is_none(),
+        "Gt" => value.and_then(number).zip(bound).is_some_and(|(value, bound)| value > bound),
+        "Lt" => value.and_then(number).zip(bound).is_some_and(|(value, bound)| value < bound),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::{Container, ContainerPort, PodSpec, ResourceRequirements};
+    use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+    use super::*;
+
+    fn pod(cpu: &str, port: Option<i32>, selector: Option<(&str, &str)>) -> Pod {
+        let container = Container {
+            resources: Some(ResourceRequirements {
+                requests: Some(BTreeMap::from([("cpu".into(), Quantity(cpu.into()))])),
+                ..ResourceRequirements::default()
+            }),
+            ports: port.map(|p| vec![ContainerPort { host_port: Some(p), ..ContainerPort::default() }]),
+            ..Container::default()
+        };
+        let spec = PodSpec {
+            containers: vec![container],
+            node_selector: selector.map(|(k, v)| BTreeMap::from([(k.into(), v.into())])),
+            ..PodSpec::default()
+        };
+        Pod { spec: Some(spec), ..Pod::default() }
+    }
+
+    #[test]
+    fn reasons() {
+        let labels = BTreeMap::from([("zone".to_owned(), "a".to_owned())]);
+        let offer = Offer { name: "n".into(), cpu_milli: 2000, memory: 1 << 30, pods: 2, labels };
+        let present = pod("1500m", Some(80), None);
+        for (others, new, expected) in [
+            (1, pod("500m", None, Some(("zone", "a"))), None),
+            (1, pod("501m", None, None), Some("OutOfcpu")),
+            (2, pod("0", None, None), Some("OutOfpods")),
+            (1, pod("0", Some(80), None), Some("NodePorts")),
+            (0, pod("0", Some(80), None), None),
+            (0, pod("0", None, Some(("zone", "b"))), Some("NodeAffinity")),
+        ] {
+            let others = vec![&present; others];
+            let got = admit(&new, &others, &offer).err().map(|failure| failure.reason);
+            assert_eq!(got.as_deref(), expected);
+        }
+    }
+}

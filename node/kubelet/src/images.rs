@@ -1,0 +1,208 @@
+//! Getting a container's image: pull policy, pull secrets, back-off.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use base64::prelude::{BASE64_STANDARD, Engine};
+use cri::v1::{AuthConfig, Image, PodSandboxConfig};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod};
+use serde_json::Value;
+
+use crate::backoff::Backoff;
+use crate::context::Context;
+use crate::objects::PodObjects;
+use crate::pod;
+use crate::worker::StartError;
+
+/// Back-off of pulls, by image, for one pod.
+pub(crate) type PullBackoff = Mutex<Backoff<String>>;
+
+/// Makes sure that the image is here. The error's reason and message are what status shows.
+pub(crate) async fn ensure(
+    context: &Context,
+    pod: &Pod,
+    container: &Container,
+    objects: &PodObjects,
+    sandbox: &PodSandboxConfig,
+    backoff: &PullBackoff,
+) -> Result<Image, StartError> {
+    let shown = container.image.clone().unwrap_or_default();
+    let name = with_tag(&shown);
+    let event = |warning: bool, reason: &str, message: String| {
+        context.events.event(pod, Some(&container.name), warning, reason, message);
+    };
+    let present = match context.runtime.image_status(&name).await {
+        Ok(present) => present,
+        Err(error) => {
+            let message = format!("Failed to inspect image {shown:?}: {error}");
+            event(true, "InspectFailed", message.clone());
+            return Err(StartError::retry("ImageInspectError", message));
+        }
+    };
+    match (policy(container), present) {
+        ("Never", None) => {
+            let message = format!("Container image {shown:?} is not present with pull policy of Never");
+            event(true, "ErrImageNeverPull", message.clone());
+            return Err(StartError::retry("ErrImageNeverPull", message));
+        }
+        ("Never" | "IfNotPresent", Some(image)) => {
+            let message =
+                format!("Container image {shown:?} already present on machine and can be accessed by the pod");
+            event(false, "Pulled", message);
+            return Ok(image);
+        }
+        _ => {}
+    }
+    let now = Timestamp::now();
+    let waiting = backoff.lock().unwrap_or_else(PoisonError::into_inner).left(&name, now);
+    if let Some(left) = waiting {
+        let message = format!("Back-off pulling image {shown:?}");
+        event(false, "BackOff", message.clone());
+        return Err(StartError::after("ImagePullBackOff", message, left));
+    }
+    event(false, "Pulling", format!("Pulling image {shown:?}"));
+    let began = Instant::now();
+    let pulled = pull(context, pod, objects, &name, sandbox).await;
+    match pulled {
+        Ok(image) => {
+            let took = format!("{:.3}s", began.elapsed().as_secs_f64());
+            let size = image.size;
+            event(
+                false,
+                "Pulled",
+                format!(
+                    "Successfully pulled image {shown:?} in {took} ({took} including waiting). Image size: {size} bytes."
+                ),
+            );
+            backoff.lock().unwrap_or_else(PoisonError::into_inner).reset(&name);
+            Ok(image)
+        }
+        Err(error) => {
+            event(true, "Failed", format!("Failed to pull image {shown:?}: {error}"));
+            let mut backoff = backoff.lock().unwrap_or_else(PoisonError::into_inner);
+            backoff.next(name.clone(), Timestamp::now());
+            Err(StartError::pull(error))
+        }
+    }
+}
+
+async fn pull(
+    context: &Context,
+    pod: &Pod,
+    objects: &PodObjects,
+    name: &str,
+    sandbox: &PodSandboxConfig,
+) -> Result<Image, String> {
+    let mut candidates: Vec<Option<AuthConfig>> = Vec::new();
+    for reference in pod::list(&pod::spec(pod).image_pull_secrets) {
+        let Some(data) = objects.secret(&reference.name).await else { continue };
+        for (key, bytes) in &data {
+            candidates.extend(credentials(key, bytes, name).map(Some));
+        }
+    }
+    if candidates.is_empty() {
+        candidates.push(None);
+    }
+    let mut last = String::new();
+    for auth in candidates {
+        match context.runtime.pull_image(name, auth, sandbox).await {
+            Ok(reference) => {
+                let found = context.runtime.image_status(&reference).await;
+                return match found.map_err(|error| error.to_string())? {
+                    Some(image) => Ok(image),
+                    None => Err(format!("image {reference} vanished right after it was pulled")),
+                };
+            }
+            Err(error) => last = error.message,
+        }
+    }
+    Err(last)
+}
+
+fn policy(container: &Container) -> &str {
+    match container.image_pull_policy.as_deref() {
+        Some(policy) if !policy.is_empty() => policy,
+        _ if with_tag(container.image.as_deref().unwrap_or_default()).ends_with(":latest") => "Always",
+        _ => "IfNotPresent",
+    }
+}
+
+/// The name with `:latest` where it has neither tag nor digest.
+fn with_tag(image: &str) -> String {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    if last.contains([':', '@']) { image.to_owned() } else { format!("{image}:latest") }
+}
+
+/// The registry an image name means.
+fn registry(image: &str) -> &str {
+    match image.split_once('/') {
+        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
+        _ => "docker.io",
+    }
+}
+
+/// The credentials a secret's entry has for the image's registry.
+fn credentials(key: &str, bytes: &[u8], image: &str) -> Option<AuthConfig> {
+    let parsed: Value = serde_json::from_slice(bytes).ok()?;
+    let entries = match key {
+        ".dockerconfigjson" => parsed.get("auths")?,
+        ".dockercfg" => &parsed,
+        _ => return None,
+    };
+    let wanted = registry(image);
+    let (_, entry) = entries.as_object()?.iter().find(|(server, _)| {
+        let server = server.trim_start_matches("https://").trim_start_matches("http://");
+        let host = server.split('/').next().unwrap_or(server);
+        host == wanted || (wanted == "docker.io" && matches!(host, "index.docker.io" | "registry-1.docker.io"))
+    })?;
+    let text = |field: &str| entry[field].as_str().unwrap_or_default().to_owned();
+    let (mut username, mut password) = (text("username"), text("password"));
+    if let Some((user, pass)) = BASE64_STANDARD
+        .decode(text("auth"))
+        .ok()
+        .and_then(|raw| String::from_utf8(raw).ok())
+        .as_deref()
+        .and_then(|auth| auth.split_once(':'))
+    {
+        (username, password) = (user.to_owned(), pass.to_owned());
+    }
+    Some(AuthConfig { username, password, identity_token: text("identitytoken"), ..AuthConfig::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        for (image, tagged, host) in [
+            ("nginx", "nginx:latest", "docker.io"),
+            ("a/b:1", "a/b:1", "docker.io"),
+            ("reg.example:5000/a", "reg.example:5000/a:latest", "reg.example:5000"),
+            ("localhost/x@sha256:1", "localhost/x@sha256:1", "localhost"),
+        ] {
+            assert_eq!((with_tag(image).as_str(), registry(image)), (tagged, host));
+        }
+    }
+
+    #[test]
+    fn pull_policy_defaults_by_tag() {
+        for (image, own, expected) in
+            [("a", None, "Always"), ("a:1", None, "IfNotPresent"), ("a", Some("Never"), "Never")]
+        {
+            let container =
+                Container { image: Some(image.into()), image_pull_policy: own.map(Into::into), ..Container::default() };
+            assert_eq!(policy(&container), expected);
+        }
+    }
+
+    #[test]
+    fn credentials_of_the_right_registry() {
+        let config = br#"{"auths":{"https://reg.example/v1/":{"auth":"dTpwOnE="},"other":{"username":"x"}}}"#;
+        let found = credentials(".dockerconfigjson", config, "reg.example/a:1").unwrap();
+        assert_eq!((found.username.as_str(), found.password.as_str()), ("u", "p:q"));
+        assert!(credentials(".dockerconfigjson", config, "nginx").is_none());
+        assert!(credentials(".dockerconfigjson", b"not json", "nginx").is_none());
+    }
+}

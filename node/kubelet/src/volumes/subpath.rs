@@ -1,0 +1,89 @@
+//! subPath: a part of a volume, resolved so that no link in the volume can lead outside, and pinned by a bind mount.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::sys::stat::Mode;
+
+use super::mounts;
+
+/// Makes `volume/sub` available at `target` (a file or directory made here) and answers `target`.
+pub(crate) fn prepare(volume: &Path, sub: &str, target: &Path) -> io::Result<PathBuf> {
+    let sub = Path::new(sub);
+    if sub.is_absolute() || sub.components().any(|part| part == Component::ParentDir) {
+        let message = format!("subPath {} must be relative, without '..'", sub.display());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
+    let file = open_inside(volume, sub)?;
+    let is_dir = fs::metadata(proc_path(&file))?.is_dir();
+    if mounts::is_mounted(target)? {
+        return Ok(target.to_owned());
+    }
+    if is_dir {
+        fs::create_dir_all(target)?;
+    } else {
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        fs::OpenOptions::new().create(true).append(true).open(target)?;
+    }
+    mounts::bind(&proc_path(&file), target)?;
+    Ok(target.to_owned())
+}
+
+fn proc_path(file: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// Opens a path below a directory without leaving it; what does not exist is made a directory.
+fn open_inside(root: &Path, sub: &Path) -> io::Result<OwnedFd> {
+    let root_fd = open(root, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let how = || {
+        OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS)
+    };
+    match openat2(&root_fd, sub, how()) {
+        Ok(file) => return Ok(file),
+        Err(nix::Error::ENOENT) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let mut current = root_fd;
+    for part in sub.components() {
+        let Component::Normal(name) = part else { continue };
+        let next = match openat2(&current, name, how()) {
+            Err(nix::Error::ENOENT) => {
+                nix::sys::stat::mkdirat(&current, name, Mode::from_bits_truncate(0o750))?;
+                openat2(&current, name, how())
+            }
+            other => other,
+        };
+        current = next?;
+    }
+    Ok(current)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn stays_inside_and_makes_what_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let volume = dir.path().join("v");
+        fs::create_dir_all(volume.join("data")).unwrap();
+        symlink("data", volume.join("inner")).unwrap();
+        symlink("/etc", volume.join("absolute")).unwrap();
+        symlink("../..", volume.join("up")).unwrap();
+        for (sub, ok) in [("data", true), ("inner", true), ("a/b/c", true), ("absolute", false), ("up", false)] {
+            assert_eq!(open_inside(&volume, Path::new(sub)).is_ok(), ok, "{sub}");
+        }
+        assert!(volume.join("a/b/c").is_dir());
+        assert!(prepare(&volume, "../x", &dir.path().join("t")).is_err());
+    }
+}

@@ -1,0 +1,310 @@
+//! The work a pod needs, each piece a task that ends with an outcome for its worker.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Container, Pod};
+
+use super::StartError;
+use super::state::{Run, Sandbox};
+use crate::cgroup::PodLimits;
+use crate::container::{self, Request, sandbox, security};
+use crate::context::Context;
+use crate::downward::LiveFacts;
+use crate::env::{self, Env, service_env};
+use crate::hooks;
+use crate::images::{self, PullBackoff};
+use crate::objects::PodObjects;
+use crate::pod::{self, PodId};
+use crate::qos::QosClass;
+use crate::volumes::{self, PodVolumes, VolumePaths};
+
+/// A container that had a preStop hook gets at least this after it, as upstream.
+const MIN_GRACE: i64 = 2;
+/// Groups empty an instant after their last process ended; there is no event for it on v1.
+const CGROUP_TRIES: u32 = 40;
+const CGROUP_PAUSE: Duration = Duration::from_millis(50);
+
+/// What the jobs of one pod share.
+pub(crate) struct Shared {
+    pub(crate) context: Arc<Context>,
+    pub(crate) id: PodId,
+    pub(crate) objects: PodObjects,
+    pub(crate) volumes: tokio::sync::Mutex<PodVolumes>,
+    pub(crate) pulls: PullBackoff,
+}
+
+impl Shared {
+    pub(crate) fn new(context: Arc<Context>, id: PodId) -> Shared {
+        let dir = context.settings.pods_dir.join(&id.uid);
+        Shared {
+            objects: PodObjects::new(context.objects.clone(), &id.namespace),
+            volumes: tokio::sync::Mutex::new(PodVolumes::new(dir, context.client.clone())),
+            pulls: PullBackoff::default(),
+            context,
+            id,
+        }
+    }
+
+    fn facts(&self, ips: &[String]) -> LiveFacts {
+        LiveFacts { pod_ips: ips.to_vec(), host_ip: self.context.host_ip.clone(), capacity: self.context.capacity }
+    }
+
+    fn pod_dir(&self) -> PathBuf {
+        self.context.settings.pods_dir.join(&self.id.uid)
+    }
+
+    fn log_dir(&self) -> PathBuf {
+        self.context.settings.logs_dir.join(self.id.log_dir())
+    }
+
+    fn event(&self, pod: &Pod, container: Option<&str>, warning: bool, reason: &str, message: String) {
+        self.context.events.event(pod, container, warning, reason, message);
+    }
+
+    // --- before the containers ---
+
+    /// cgroup, directories and volumes. Also refreshes what volumes show.
+    pub(crate) async fn setup(
+        &self,
+        pod: &Arc<Pod>,
+        ips: &[String],
+    ) -> Result<(VolumePaths, Option<Timestamp>), String> {
+        if let Some(cgroups) = &self.context.cgroups {
+            let made = cgroups.ensure_pod(QosClass::of(pod), &self.id.uid, &PodLimits::of(pod, None));
+            if let Err(error) = made {
+                let message = format!("error: failed to create cgroup for pod: {error}");
+                self.event(pod, None, true, "FailedCreatePodContainer", message.clone());
+                return Err(message);
+            }
+        }
+        for dir in [self.pod_dir(), self.log_dir()] {
+            let made = tokio::fs::create_dir_all(&dir).await;
+            made.map_err(|error| format!("mkdir {}: {error}", dir.display()))?;
+        }
+        let mut volumes = self.volumes.lock().await;
+        match volumes.setup(pod, &self.facts(ips), &self.objects).await {
+            Ok(paths) => Ok((paths, volumes.next_refresh())),
+            Err(error) => {
+                self.event(pod, None, true, "FailedMount", error.to_string());
+                Err(error.to_string())
+            }
+        }
+    }
+
+    /// A sandbox; the old one's network is taken down first.
+    pub(crate) async fn sandbox(&self, pod: &Pod, old: Option<String>, attempt: u32) -> Result<Sandbox, String> {
+        let runtime = &self.context.runtime;
+        let made = async {
+            if let Some(old) = old {
+                runtime.stop_pod_sandbox(&old).await?;
+            }
+            let id = runtime.run_pod_sandbox(sandbox::config(pod, attempt, &self.context.settings)).await?;
+            self.context.registry.add(&id, &self.id.uid);
+            runtime.pod_sandbox_status(&id).await
+        };
+        match made.await {
+            Ok(Some(status)) => Ok(Sandbox::new(&status)),
+            Ok(None) => Err("the sandbox vanished right after it was made".into()),
+            Err(error) => {
+                self.event(pod, None, true, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"));
+                Err(error.to_string())
+            }
+        }
+    }
+
+    // --- containers ---
+
+    /// Image, environment, mounts; then a container, started.
+    pub(crate) async fn start(
+        &self,
+        pod: &Arc<Pod>,
+        container: &Container,
+        attempt: u32,
+        sandbox: &Sandbox,
+        volumes: &VolumePaths,
+        ips: Vec<String>,
+    ) -> Result<Run, StartError> {
+        let context = &self.context;
+        let sandbox_config = sandbox::config(pod, sandbox.attempt, &context.settings);
+        let image = images::ensure(context, pod, container, &self.objects, &sandbox_config, &self.pulls).await?;
+        let prepared = self.prepare(pod, container, attempt, volumes, ips, &image).await;
+        let (env, prepared) = prepared.map_err(|message| {
+            self.event(pod, Some(&container.name), true, "Failed", format!("Error: {message}"));
+            StartError::retry("CreateContainerConfigError", message)
+        })?;
+        let request = Request {
+            pod,
+            container,
+            restart_count: attempt,
+            image_ref: &image.id,
+            env: &env,
+            mounts: prepared.mounts,
+            termination_file: prepared.termination_file,
+        };
+        let config = container::config(request, &context.settings);
+        let logs = self.log_dir().join(&container.name);
+        if let Err(error) = tokio::fs::create_dir_all(&logs).await {
+            return Err(StartError::retry("CreateContainerError", format!("mkdir {}: {error}", logs.display())));
+        }
+        let fail = |reason: &'static str, message: String| {
+            self.event(pod, Some(&container.name), true, "Failed", format!("Error: {message}"));
+            StartError::retry(reason, message)
+        };
+        let id = context.runtime.create_container(&sandbox.id, config, sandbox_config).await;
+        let id = id.map_err(|error| fail("CreateContainerError", error.message))?;
+        context.registry.add(&id, &self.id.uid);
+        self.event(pod, Some(&container.name), false, "Created", "Container created".into());
+        let started = context.runtime.start_container(&id).await;
+        let status = context.runtime.container_status(&id).await;
+        let run = status.map(|status| Run::new(status, &sandbox.id)).ok();
+        match (started, run) {
+            (Ok(()), Some(run)) => {
+                self.event(pod, Some(&container.name), false, "Started", "Container started".into());
+                Ok(run)
+            }
+            (Ok(()), None) => Err(fail("RunContainerError", "the container vanished right after its start".into())),
+            (Err(error), run) => Err(StartError { run, ..fail("RunContainerError", error.message) }),
+        }
+    }
+
+    async fn prepare(
+        &self,
+        pod: &Arc<Pod>,
+        container: &Container,
+        attempt: u32,
+        volumes: &VolumePaths,
+        ips: Vec<String>,
+        image: &cri::v1::Image,
+    ) -> Result<(Env, container::Prepared), String> {
+        security::verify_non_root(pod, container, image)?;
+        let services = self.services(pod).await;
+        let env = env::build(pod, container, &self.facts(&ips), &self.objects, &services).await?;
+        let work = {
+            let (pod, container, volumes) = (Arc::clone(pod), container.clone(), volumes.clone());
+            let (env, settings) = (env.clone(), self.context.settings.clone());
+            move || container::prepare_mounts(&pod, &container, attempt, &volumes, &env, &ips, &settings)
+        };
+        let prepared = tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())??;
+        Ok((env, prepared))
+    }
+
+    async fn services(&self, pod: &Pod) -> Env {
+        let Some(services) = &self.context.services else { return Env::new() };
+        services.synced().await;
+        let links = pod::spec(pod).enable_service_links.unwrap_or(true);
+        service_env(services.list().iter().map(AsRef::as_ref), &self.id.namespace, links)
+    }
+
+    /// The postStart hook.
+    pub(crate) async fn post_start(&self, pod: &Pod, container: &Container, id: &str, ip: &str) -> Result<(), String> {
+        let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref());
+        let Some(hook) = hook else { return Ok(()) };
+        let result = hooks::run(self.context.runtime.as_ref(), container, id, ip, hook).await;
+        if let Err(error) = &result {
+            tracing::info!(pod = %self.id, container = container.name, error, "postStart hook failed");
+            self.event(pod, Some(&container.name), true, "FailedPostStartHook", "PostStartHook failed".into());
+        }
+        result
+    }
+
+    /// preStop within the grace period, then the stop signal, SIGKILL at the period's end.
+    pub(crate) async fn kill(&self, pod: &Pod, name: &str, id: &str, ip: &str, message: String, grace: i64) {
+        self.event(pod, Some(name), false, "Killing", message);
+        let mut left = grace;
+        let container = pod::container(pod, name);
+        let hook = container.and_then(|c| Some((c, c.lifecycle.as_ref()?.pre_stop.as_ref()?)));
+        if let Some((container, hook)) = hook.filter(|_| grace > 0) {
+            let began = Instant::now();
+            let run = hooks::run(self.context.runtime.as_ref(), container, id, ip, hook);
+            match tokio::time::timeout(Duration::from_secs(grace as u64), run).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::info!(pod = %self.id, container = name, error, "preStop hook failed");
+                    self.event(pod, Some(name), true, "FailedPreStopHook", "PreStopHook failed".into());
+                }
+                Err(_) => tracing::info!(pod = %self.id, container = name, "preStop hook did not end in time"),
+            }
+            left = (grace - began.elapsed().as_secs() as i64).max(MIN_GRACE);
+        }
+        let left = Duration::from_secs(left.max(0) as u64);
+        if let Err(error) = self.context.runtime.stop_container(id, left).await {
+            tracing::warn!(pod = %self.id, container = name, %error, "cannot stop the container");
+            self.event(pod, Some(name), true, "FailedKillPod", format!("error killing container: {error}"));
+        }
+    }
+
+    /// Removes a dead run with its log and last words.
+    pub(crate) async fn forget(&self, run: Run) {
+        if let Err(error) = self.context.runtime.remove_container(&run.id).await {
+            tracing::warn!(pod = %self.id, container = run.id, %error, "cannot remove an old container");
+            return;
+        }
+        self.context.registry.remove(&run.id);
+        // Whatever is left goes with the pod.
+        let _ = tokio::fs::remove_file(&run.log_path).await;
+    }
+
+    // --- after the containers ---
+
+    /// A finished pod gives back its network, volumes and cgroup; containers stay for their logs.
+    pub(crate) async fn release(&self, sandboxes: &[String]) -> Result<(), String> {
+        for id in sandboxes {
+            self.context.runtime.stop_pod_sandbox(id).await.map_err(|error| error.to_string())?;
+        }
+        volumes::mounts::unmount_below(&self.pod_dir().join("volumes")).map_err(|error| error.to_string())?;
+        self.remove_cgroup().await
+    }
+
+    /// Removes containers, sandboxes, volumes, cgroup, directories and logs.
+    pub(crate) async fn cleanup(&self) -> Result<(), String> {
+        cleanup(&self.context, &self.id).await
+    }
+
+    async fn remove_cgroup(&self) -> Result<(), String> {
+        remove_cgroup(&self.context, &self.id.uid).await
+    }
+}
+
+/// Removes all that a pod of this identity left here; also used for pods that the API no longer knows.
+pub(crate) async fn cleanup(context: &Context, id: &PodId) -> Result<(), String> {
+    let runtime = &context.runtime;
+    let text = |error: cri::CriError| error.to_string();
+    let selector = super::by_uid(&id.uid);
+    let filter = cri::v1::PodSandboxFilter { label_selector: selector.clone(), ..Default::default() };
+    let sandboxes = runtime.list_pod_sandboxes(Some(filter)).await.map_err(text)?;
+    for sandbox in &sandboxes {
+        runtime.stop_pod_sandbox(&sandbox.id).await.map_err(text)?;
+    }
+    let filter = cri::v1::ContainerFilter { label_selector: selector, ..Default::default() };
+    for container in runtime.list_containers(Some(filter)).await.map_err(text)? {
+        runtime.remove_container(&container.id).await.map_err(text)?;
+    }
+    for sandbox in &sandboxes {
+        runtime.remove_pod_sandbox(&sandbox.id).await.map_err(text)?;
+    }
+    volumes::teardown(context.settings.pods_dir.join(&id.uid)).await?;
+    remove_cgroup(context, &id.uid).await?;
+    let logs = context.settings.logs_dir.join(id.log_dir());
+    match tokio::fs::remove_dir_all(&logs).await {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(format!("remove {}: {error}", logs.display()));
+        }
+        _ => {}
+    }
+    context.registry.remove_pod(&id.uid);
+    Ok(())
+}
+
+async fn remove_cgroup(context: &Context, uid: &str) -> Result<(), String> {
+    let Some(cgroups) = &context.cgroups else { return Ok(()) };
+    for _ in 0..CGROUP_TRIES {
+        if cgroups.remove_pod(uid).map_err(|error| error.to_string())? {
+            return Ok(());
+        }
+        tokio::time::sleep(CGROUP_PAUSE).await;
+    }
+    Err(format!("the cgroup of pod {uid} still holds processes"))
+}

@@ -1,0 +1,419 @@
+//! The decision: from the pod as desired and the state as observed to what is to be done now. Pure.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Container, Pod};
+
+use super::state::{Job, Phase, State, Waiting};
+use crate::backoff::Backoff;
+use crate::pod;
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// cgroup and volumes.
+    Setup,
+    /// A sandbox; the number counts those before.
+    Sandbox { attempt: u32 },
+    /// A run of a container; the number counts those before.
+    Start { name: String, attempt: u32 },
+    /// End a container's run.
+    Kill { name: String, id: String, message: String, grace: i64 },
+    /// A finished pod gives back sandbox, volumes and cgroup.
+    Release,
+    /// Remove all traces of a deleted pod.
+    Cleanup,
+}
+
+/// What to do, and when to look again if nothing happens before.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    pub(crate) actions: Vec<Action>,
+    pub(crate) wake: Option<Timestamp>,
+    /// Containers held back by crash back-off, with what status shows.
+    pub(crate) waiting: Vec<(String, Waiting)>,
+    /// Exits that a restart answers: back-off counts them.
+    pub(crate) counted: Vec<(String, Timestamp)>,
+}
+
+impl Plan {
+    fn wake_at(&mut self, at: Timestamp) {
+        self.wake = Some(self.wake.map_or(at, |old| old.min(at)));
+    }
+}
+
+/// What the decision looks at.
+pub(crate) struct Input<'a> {
+    pub(crate) pod: &'a Pod,
+    pub(crate) state: &'a State,
+    pub(crate) crashes: &'a Backoff<String>,
+    /// The pod is to go: deleted, or not in the API any more.
+    pub(crate) stopping: bool,
+    /// When stopping began.
+    pub(crate) stopping_since: Option<Timestamp>,
+    pub(crate) now: Timestamp,
+}
+
+/// Decides.
+pub(crate) fn plan(input: &Input<'_>) -> Plan {
+    let mut plan = Plan::default();
+    let finished = input.state.finished(input.pod);
+    if input.stopping || finished.is_some() {
+        wind_down(input, &mut plan);
+    } else {
+        drive(input, &mut plan);
+    }
+    plan
+}
+
+/// Ends containers, apps before sidecars, then gives everything back.
+fn wind_down(input: &Input<'_>, plan: &mut Plan) {
+    let Input { pod, state, .. } = *input;
+    if state.any_alive() {
+        let grace = remaining_grace(input);
+        let (sidecars, others): (Vec<&String>, Vec<&String>) =
+            state.records.keys().filter(|name| state.alive(name)).partition(|name| pod::is_sidecar(pod, name));
+        if others.is_empty() {
+            // One after the other, the last declared first.
+            let order = pod::init_containers(pod).iter().rev();
+            if let Some(last) = order.map(|c| &c.name).find(|name| sidecars.contains(name)) {
+                kill(state, last, format!("Stopping container {last}"), grace, plan);
+            }
+        }
+        for name in others {
+            kill(state, name, format!("Stopping container {name}"), grace, plan);
+        }
+        return;
+    }
+    if !state.busy.is_empty() {
+        return;
+    }
+    if input.stopping {
+        plan.actions.push(Action::Cleanup);
+    } else if !state.released {
+        plan.actions.push(Action::Release);
+    }
+}
+
+fn remaining_grace(input: &Input<'_>) -> i64 {
+    let grace = pod::grace_seconds(input.pod);
+    let gone = input.stopping_since.map_or(0, |since| input.now.duration_since(since).as_secs());
+    if grace == 0 { 0 } else { (grace - gone).max(1) }
+}
+
+fn kill(state: &State, name: &str, message: String, grace: i64, plan: &mut Plan) {
+    if let Some(run) = state.current(name)
+        && !state.busy.contains(&Job::Kill(name.to_owned()))
+    {
+        plan.actions.push(Action::Kill { name: name.to_owned(), id: run.id.clone(), message, grace });
+    }
+}
+
+/// Brings the pod up and keeps it so.
+fn drive(input: &Input<'_>, plan: &mut Plan) {
+    let Input { pod, state, .. } = *input;
+    if let Some(seconds) = pod::spec(pod).active_deadline_seconds
+        && let Some(start) = pod::start_time(pod)
+        && let Ok(at) = start.checked_add(SignedDuration::from_secs(seconds))
+    {
+        plan.wake_at(at);
+    }
+    if state.volumes.is_none() {
+        if !state.busy.contains(&Job::Setup) && is_due(input, "", plan) {
+            plan.actions.push(Action::Setup);
+        }
+        return;
+    }
+    let ready = state.sandbox.as_ref().is_some_and(|sandbox| sandbox.ready);
+    if !ready {
+        new_sandbox(input, plan);
+        return;
+    }
+    kill_doomed(input, plan);
+    if state.initialized(pod) {
+        for container in pod::init_containers(pod).iter().filter(|c| pod::restartable(c)) {
+            keep_running(input, container, plan);
+        }
+        for container in pod::containers(pod) {
+            keep_running(input, container, plan);
+        }
+    } else {
+        next_init(input, plan);
+    }
+}
+
+/// A failed set-up or sandbox is tried again when its back-off is over. `""` stands for the pod itself.
+fn is_due(input: &Input<'_>, name: &str, plan: &mut Plan) -> bool {
+    match input.state.waiting.get(name).and_then(|waiting| waiting.until) {
+        Some(until) if until > input.now => {
+            plan.wake_at(until);
+            false
+        }
+        _ => true,
+    }
+}
+
+fn new_sandbox(input: &Input<'_>, plan: &mut Plan) {
+    let Input { state, .. } = *input;
+    let mut alive = false;
+    for name in state.records.keys().filter(|name| state.alive(name)) {
+        alive = true;
+        kill(
+            state,
+            name,
+            format!("Stopping container {name}: Pod sandbox changed, it will be killed and re-created."),
+            2,
+            plan,
+        );
+    }
+    if alive || state.busy.contains(&Job::Sandbox) || !state.busy.is_empty() || !is_due(input, "", plan) {
+        return;
+    }
+    let attempt = state.sandbox.as_ref().map_or(0, |sandbox| sandbox.attempt + 1);
+    plan.actions.push(Action::Sandbox { attempt });
+}
+
+fn kill_doomed(input: &Input<'_>, plan: &mut Plan) {
+    let Input { pod, state, .. } = *input;
+    for container in pod::all_containers(pod) {
+        let name = &container.name;
+        let Some(run) = state.current(name).filter(|run| run.alive()) else { continue };
+        let grace = pod::spec(pod).termination_grace_period_seconds.unwrap_or(30);
+        if let Some(doom) = state.health.get(name).filter(|h| h.id == run.id).and_then(|h| h.doomed.as_ref()) {
+            kill(state, name, doom.message.clone(), doom.grace.unwrap_or(grace), plan);
+        } else if !run.hash.is_empty() && run.hash != pod::container_hash(container) {
+            kill(state, name, format!("Container {name} definition changed, will be restarted"), grace, plan);
+        }
+    }
+}
+
+/// Starts the first init container that has not done its part; the others wait for it.
+fn next_init(input: &Input<'_>, plan: &mut Plan) {
+    let Input { pod, state, .. } = *input;
+    let sandbox = state.sandbox.as_ref().map(|s| s.id.as_str()).unwrap_or_default();
+    for container in pod::init_containers(pod) {
+        let run = state.current(&container.name).filter(|run| run.sandbox == sandbox);
+        let sidecar = pod::restartable(container);
+        match run {
+            Some(run) if sidecar => {
+                keep_running(input, container, plan);
+                let started = state.health.get(&container.name).is_some_and(|h| h.past_start(&run.id));
+                if !started {
+                    return;
+                }
+            }
+            Some(run) if run.phase == Phase::Exited && run.exit_code == 0 => {}
+            Some(_) => {
+                keep_running(input, container, plan);
+                return;
+            }
+            None => {
+                start(input, container, plan);
+                return;
+            }
+        }
+    }
+}
+
+/// Starts a container that does not run, if it should.
+fn keep_running(input: &Input<'_>, container: &Container, plan: &mut Plan) {
+    let Input { pod, state, now, .. } = *input;
+    let name = &container.name;
+    let Some(run) = state.current(name) else {
+        start(input, container, plan);
+        return;
+    };
+    if run.phase == Phase::Running || state.is_busy(name) {
+        return;
+    }
+    if run.phase == Phase::Created {
+        // Left by a process of ours that ended between creation and start.
+        kill(state, name, format!("Container {name} was never started, will be restarted"), 0, plan);
+        return;
+    }
+    if !pod::should_restart(pod, container, run.exit_code) {
+        return;
+    }
+    let ended = run.ended_at();
+    if let Some(left) = input.crashes.remaining(name, ended, now) {
+        let delay = input.crashes.delay(name).as_secs();
+        let id = pod::PodId::of(pod);
+        let message = format!(
+            "back-off {} restarting failed container={name} pod={}_{}({})",
+            duration(delay),
+            id.name,
+            id.namespace,
+            id.uid
+        );
+        let until = now.checked_add(left).unwrap_or(now);
+        plan.wake_at(until);
+        let waiting = Waiting { reason: "CrashLoopBackOff".into(), message, until: Some(until) };
+        plan.waiting.push((name.clone(), waiting));
+        return;
+    }
+    let before = plan.actions.len();
+    start(input, container, plan);
+    if plan.actions.len() > before {
+        plan.counted.push((name.clone(), ended));
+    }
+}
+
+fn start(input: &Input<'_>, container: &Container, plan: &mut Plan) {
+    let name = &container.name;
+    let state = input.state;
+    let crash = state.waiting.get(name).is_some_and(|waiting| waiting.reason == "CrashLoopBackOff");
+    if state.is_busy(name) || (!crash && !is_due(input, name, plan)) {
+        return;
+    }
+    let attempt = state.current(name).map_or(0, |run| run.attempt + 1);
+    plan.actions.push(Action::Start { name: name.clone(), attempt });
+}
+
+/// As Go prints a duration: 10s, 1m20s, 5m0s.
+fn duration(seconds: u64) -> String {
+    if seconds < 60 { format!("{seconds}s") } else { format!("{}m{}s", seconds / 60, seconds % 60) }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::PodSpec;
+
+    use super::super::state::{Failure, Health, Record, Run, Sandbox};
+    use super::*;
+    use crate::volumes::VolumePaths;
+
+    fn container(name: &str, sidecar: bool) -> Container {
+        Container { name: name.into(), restart_policy: sidecar.then(|| "Always".into()), ..Container::default() }
+    }
+
+    fn pod(policy: &str, init: &[(&str, bool)], apps: &[&str]) -> Pod {
+        let spec = PodSpec {
+            restart_policy: Some(policy.into()),
+            init_containers: Some(init.iter().map(|(name, sidecar)| container(name, *sidecar)).collect()),
+            containers: apps.iter().map(|name| container(name, false)).collect(),
+            ..PodSpec::default()
+        };
+        Pod { spec: Some(spec), ..Pod::default() }
+    }
+
+    /// `c:r` runs, `c:0` exited with 0, `c:R` runs and is started.
+    fn state(text: &str) -> State {
+        let sandbox = Sandbox { id: "s".into(), ready: true, ..Sandbox::default() };
+        let mut state = State { sandbox: Some(sandbox), volumes: Some(VolumePaths::new()), ..State::default() };
+        for (name, what) in text.split_whitespace().map(|word| word.split_once(':').unwrap()) {
+            let status = cri::v1::ContainerStatus { id: format!("{name}-id"), ..Default::default() };
+            let mut run = Run::new(status, "s");
+            (run.phase, run.exit_code) = match what {
+                "r" | "R" => (Phase::Running, 0),
+                code => (Phase::Exited, code.parse().unwrap()),
+            };
+            let health = Health { id: run.id.clone(), started: what == "R", ..Health::default() };
+            state.health.insert(name.into(), health);
+            state.records.insert(name.into(), Record { current: Some(run), previous: None });
+        }
+        state
+    }
+
+    fn shown(plan: &Plan) -> String {
+        let one = |action: &Action| match action {
+            Action::Setup => "setup".to_owned(),
+            Action::Sandbox { attempt } => format!("sandbox{attempt}"),
+            Action::Start { name, attempt } => format!("start {name}{attempt}"),
+            Action::Kill { name, .. } => format!("kill {name}"),
+            Action::Release => "release".into(),
+            Action::Cleanup => "cleanup".into(),
+        };
+        plan.actions.iter().map(one).collect::<Vec<_>>().join(", ")
+    }
+
+    fn decide(pod: &Pod, state: &State, stopping: bool) -> String {
+        let crashes = Backoff::default();
+        let now = Timestamp::from_second(1000).unwrap();
+        shown(&plan(&Input { pod, state, crashes: &crashes, stopping, stopping_since: Some(now), now }))
+    }
+
+    #[test]
+    fn init_containers_in_order_then_apps_together() {
+        let pod = pod("Always", &[("i1", false), ("side", true), ("i2", false)], &["a", "b"]);
+        for (observed, expected) in [
+            ("", "start i10"),
+            ("i1:r", ""),
+            ("i1:1", "start i11"),
+            ("i1:0", "start side0"),
+            ("i1:0 side:r", ""),
+            ("i1:0 side:R", "start i20"),
+            ("i1:0 side:1", "start side1"),
+            ("i1:0 side:R i2:0", "start a0, start b0"),
+            ("i1:0 side:R i2:0 a:r b:r", ""),
+            ("i1:0 side:3 i2:0 a:r b:0", "start side1, start b1"),
+        ] {
+            assert_eq!(decide(&pod, &state(observed), false), expected, "{observed}");
+        }
+    }
+
+    #[test]
+    fn finished_pods_are_released_sidecars_last() {
+        let never = pod("Never", &[("i", false)], &["a", "b"]);
+        for (observed, expected) in [("i:1", "release"), ("i:0 a:0 b:r", ""), ("i:0 a:0 b:1", "release")] {
+            assert_eq!(decide(&never, &state(observed), false), expected, "{observed}");
+        }
+        let job = pod("OnFailure", &[("s1", true), ("s2", true)], &["a"]);
+        for (observed, expected) in [
+            ("s1:R s2:R a:1", "start a1"),
+            ("s1:R s2:R a:0", "kill s2"),
+            ("s1:R s2:0 a:0", "kill s1"),
+            ("s1:0 s2:0 a:0", "release"),
+        ] {
+            assert_eq!(decide(&job, &state(observed), false), expected, "{observed}");
+        }
+    }
+
+    #[test]
+    fn stopping_kills_apps_then_sidecars_then_cleans_up() {
+        let pod = pod("Always", &[("s1", true)], &["a", "b"]);
+        for (observed, expected) in [
+            ("s1:R a:r b:r", "kill a, kill b"),
+            ("s1:R a:0 b:r", "kill b"),
+            ("s1:R a:0 b:0", "kill s1"),
+            ("s1:0 a:0 b:0", "cleanup"),
+            ("", "cleanup"),
+        ] {
+            assert_eq!(decide(&pod, &state(observed), true), expected, "{observed}");
+        }
+    }
+
+    #[test]
+    fn set_up_then_sandbox_and_again_when_it_died() {
+        let pod = pod("Always", &[], &["a"]);
+        assert_eq!(decide(&pod, &State::default(), false), "setup");
+        let ready = State { volumes: Some(VolumePaths::new()), ..State::default() };
+        assert_eq!(decide(&pod, &ready, false), "sandbox0");
+        let mut dead = state("a:r");
+        dead.sandbox.as_mut().unwrap().ready = false;
+        assert_eq!(decide(&pod, &dead, false), "kill a");
+        dead.records.get_mut("a").unwrap().current.as_mut().unwrap().phase = Phase::Exited;
+        assert_eq!(decide(&pod, &dead, false), "sandbox1");
+        let failed = State { failure: Some(Failure { reason: "x".into(), message: String::new() }), ..state("a:r") };
+        assert_eq!(decide(&pod, &failed, false), "kill a");
+    }
+
+    #[test]
+    fn crash_loop_backs_off_with_upstreams_words() {
+        let pod = pod("Always", &[], &["a"]);
+        let state = state("a:1");
+        let ended = state.current("a").unwrap().ended_at();
+        let mut crashes = Backoff::default();
+        let at = |crashes: &Backoff<String>, seconds: i64| {
+            let now = ended.checked_add(SignedDuration::from_secs(seconds)).unwrap();
+            let input = Input { pod: &pod, state: &state, crashes, stopping: false, stopping_since: None, now };
+            plan(&input)
+        };
+        assert_eq!(shown(&at(&crashes, 0)), "start a1", "the first restart is immediate");
+        crashes.next("a".into(), ended);
+        let held = at(&crashes, 4);
+        assert_eq!(shown(&held), "");
+        assert_eq!(held.waiting[0].1.message, "back-off 10s restarting failed container=a pod=_()");
+        assert_eq!(held.wake.unwrap().duration_since(ended).as_secs(), 10);
+        assert_eq!(shown(&at(&crashes, 11)), "start a1");
+        assert_eq!(duration(80), "1m20s");
+    }
+}

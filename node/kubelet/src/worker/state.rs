@@ -1,0 +1,399 @@
+//! What a worker has observed of its pod: sandbox, containers with their runs, health, and what keeps them from starting.
+
+use std::collections::{BTreeMap, HashSet};
+
+use cri::v1::{ContainerState as CriState, ContainerStatus, PodSandboxStatus};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::labels;
+use crate::pod;
+use crate::volumes::VolumePaths;
+
+/// Whether a run of a container goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Made, not started.
+    Created,
+    /// Its first process runs.
+    Running,
+    /// It ended.
+    Exited,
+}
+
+/// One run of a container: a container of the runtime.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) id: String,
+    pub(crate) sandbox: String,
+    /// How many runs there were before.
+    pub(crate) attempt: u32,
+    pub(crate) phase: Phase,
+    pub(crate) created_at: i64,
+    pub(crate) started_at: i64,
+    pub(crate) finished_at: i64,
+    pub(crate) exit_code: i32,
+    pub(crate) reason: String,
+    pub(crate) message: String,
+    pub(crate) image: String,
+    pub(crate) image_id: String,
+    pub(crate) hash: String,
+    pub(crate) log_path: String,
+}
+
+impl Run {
+    /// From what CRI says; the sandbox's id is not in a ContainerStatus.
+    pub(crate) fn new(status: ContainerStatus, sandbox: &str) -> Run {
+        let annotation = |key: &str| status.annotations.get(key).cloned().unwrap_or_default();
+        let phase = match status.state() {
+            CriState::ContainerCreated => Phase::Created,
+            CriState::ContainerRunning => Phase::Running,
+            CriState::ContainerExited | CriState::ContainerUnknown => Phase::Exited,
+        };
+        let attempt = annotation(labels::RESTART_COUNT)
+            .parse()
+            .unwrap_or_else(|_| status.metadata.as_ref().map_or(0, |meta| meta.attempt));
+        let image = status.image.as_ref().map(|image| image.image.clone()).unwrap_or_default();
+        Run {
+            hash: annotation(labels::HASH),
+            attempt,
+            phase,
+            created_at: status.created_at,
+            started_at: status.started_at,
+            finished_at: status.finished_at,
+            exit_code: if status.state() == CriState::ContainerUnknown { 137 } else { status.exit_code },
+            message: termination_message(&status, phase),
+            reason: status.reason,
+            image,
+            image_id: status.image_ref,
+            log_path: status.log_path,
+            sandbox: sandbox.to_owned(),
+            id: status.id,
+        }
+    }
+
+    /// Whether it has not ended.
+    pub(crate) fn alive(&self) -> bool {
+        self.phase != Phase::Exited
+    }
+
+    /// When it ended; for one that never ran, when it was made.
+    pub(crate) fn ended_at(&self) -> Timestamp {
+        let nanos = [self.finished_at, self.started_at, self.created_at].into_iter().find(|n| *n > 0).unwrap_or(0);
+        Timestamp::from_nanosecond(i128::from(nanos)).unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+}
+
+const MAX_MESSAGE: usize = 4096;
+const MAX_LOG_LINES: usize = 80;
+const MAX_LOG_BYTES: usize = 2048;
+
+/// A container's last words: its termination file, or by policy the end of its log where it failed without any.
+fn termination_message(status: &ContainerStatus, phase: Phase) -> String {
+    if phase != Phase::Exited {
+        return String::new();
+    }
+    let annotation = |key: &str| status.annotations.get(key).map(String::as_str).unwrap_or_default();
+    let file = annotation(labels::TERMINATION_FILE);
+    let mut words = std::fs::read(file).unwrap_or_default();
+    words.truncate(MAX_MESSAGE);
+    let fallback = annotation(labels::TERMINATION_POLICY) == "FallbackToLogsOnError" && status.exit_code != 0;
+    if words.is_empty() && fallback {
+        return log_tail(&std::fs::read(&status.log_path).unwrap_or_default());
+    }
+    if words.is_empty() {
+        return status.message.clone();
+    }
+    String::from_utf8_lossy(&words).into_owned()
+}
+
+/// The last lines of a CRI log without their prefixes.
+fn log_tail(log: &[u8]) -> String {
+    let text = String::from_utf8_lossy(log);
+    let lines: Vec<&str> = text.lines().collect();
+    let last = &lines[lines.len().saturating_sub(MAX_LOG_LINES)..];
+    // time stream tag text
+    let mut tail: String =
+        last.iter().filter_map(|line| line.splitn(4, ' ').nth(3)).map(|l| format!("{l}\n")).collect();
+    while tail.len() > MAX_LOG_BYTES {
+        let cut = tail.find('\n').map_or(tail.len(), |at| at + 1);
+        tail.drain(..cut);
+    }
+    tail
+}
+
+/// The runs of one container that still exist in the runtime.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Record {
+    /// The latest.
+    pub(crate) current: Option<Run>,
+    /// The one before; kept for its log and status.
+    pub(crate) previous: Option<Run>,
+}
+
+impl Record {
+    /// Takes in a run, new or changed; answers one that is now too old to keep.
+    pub(crate) fn put(&mut self, run: Run) -> Option<Run> {
+        match &mut self.current {
+            Some(current) if current.id == run.id => {
+                *current = run;
+                None
+            }
+            Some(current) if (current.attempt, current.created_at) > (run.attempt, run.created_at) => {
+                match &mut self.previous {
+                    Some(previous) if previous.id == run.id => {
+                        *previous = run;
+                        None
+                    }
+                    Some(previous) if previous.attempt >= run.attempt => Some(run),
+                    previous => previous.replace(run),
+                }
+            }
+            current => {
+                let old = current.replace(run);
+                match old {
+                    Some(old) => self.previous.replace(old),
+                    None => None,
+                }
+            }
+        }
+    }
+}
+
+/// The pod's sandbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sandbox {
+    pub(crate) id: String,
+    pub(crate) attempt: u32,
+    pub(crate) ready: bool,
+    pub(crate) ips: Vec<String>,
+    pub(crate) created_at: i64,
+}
+
+impl Sandbox {
+    /// From what CRI says.
+    pub(crate) fn new(status: &PodSandboxStatus) -> Sandbox {
+        let network = status.network.as_ref();
+        let first = network.map(|n| n.ip.clone()).filter(|ip| !ip.is_empty());
+        let more = network.into_iter().flat_map(|n| n.additional_ips.iter().map(|ip| ip.ip.clone()));
+        Sandbox {
+            id: status.id.clone(),
+            attempt: status.metadata.as_ref().map_or(0, |meta| meta.attempt),
+            ready: status.state() == cri::v1::PodSandboxState::SandboxReady,
+            ips: first.into_iter().chain(more).collect(),
+            created_at: status.created_at,
+        }
+    }
+}
+
+/// What probes have found of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Health {
+    pub(crate) id: String,
+    /// Past its startup probe.
+    pub(crate) started: bool,
+    /// By its readiness probe; true without one.
+    pub(crate) ready: bool,
+    /// Its postStart hook runs.
+    pub(crate) in_hook: bool,
+    /// Why it has to be killed, for the event.
+    pub(crate) doomed: Option<Doom>,
+}
+
+impl Health {
+    /// Whether this run is past its startup probe and postStart hook.
+    pub(crate) fn past_start(&self, id: &str) -> bool {
+        self.id == id && self.started && !self.in_hook
+    }
+}
+
+/// Why a running container has to go although its pod stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Doom {
+    pub(crate) message: String,
+    pub(crate) grace: Option<i64>,
+}
+
+/// Why a container that should run does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    pub(crate) reason: String,
+    pub(crate) message: String,
+    /// Not before then.
+    pub(crate) until: Option<Timestamp>,
+}
+
+/// Why the whole pod has failed, whatever its containers did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) reason: String,
+    pub(crate) message: String,
+}
+
+/// Everything observed of one pod.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct State {
+    pub(crate) sandbox: Option<Sandbox>,
+    /// Earlier sandboxes that still exist.
+    pub(crate) old_sandboxes: Vec<String>,
+    pub(crate) records: BTreeMap<String, Record>,
+    pub(crate) waiting: BTreeMap<String, Waiting>,
+    pub(crate) health: BTreeMap<String, Health>,
+    /// Host paths of the volumes, once they are ready.
+    pub(crate) volumes: Option<VolumePaths>,
+    pub(crate) failure: Option<Failure>,
+    /// A terminal phase that the API already has: it never changes back.
+    pub(crate) final_phase: Option<String>,
+    /// Volumes, sandbox and cgroup of a finished pod are given back.
+    pub(crate) released: bool,
+    /// What is being done.
+    pub(crate) busy: HashSet<Job>,
+}
+
+/// Work in flight.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Job {
+    /// cgroup and volumes.
+    Setup,
+    /// A new sandbox.
+    Sandbox,
+    /// Pull, create, start one container.
+    Start(String),
+    /// Stop one container.
+    Kill(String),
+    /// Give back what a finished pod held.
+    Release,
+    /// Remove everything of a deleted pod.
+    Cleanup,
+    /// Delete the API object.
+    Remove,
+}
+
+impl State {
+    /// The latest run of a container.
+    pub(crate) fn current(&self, name: &str) -> Option<&Run> {
+        self.records.get(name)?.current.as_ref()
+    }
+
+    /// Whether the container runs (or is about to).
+    pub(crate) fn alive(&self, name: &str) -> bool {
+        self.current(name).is_some_and(Run::alive)
+    }
+
+    /// Any container that has not ended.
+    pub(crate) fn any_alive(&self) -> bool {
+        self.records.keys().any(|name| self.alive(name))
+    }
+
+    /// Whether a job of one container is in flight.
+    pub(crate) fn is_busy(&self, name: &str) -> bool {
+        self.busy.iter().any(|job| matches!(job, Job::Start(n) | Job::Kill(n) if n == name))
+    }
+
+    /// The addresses of the pod: the sandbox's, or the host's.
+    pub(crate) fn ips(&self, pod: &Pod, host_ip: &str) -> Vec<String> {
+        match &self.sandbox {
+            Some(_) if pod::host_network(pod) => vec![host_ip.to_owned()],
+            Some(sandbox) => sandbox.ips.clone(),
+            None => Vec::new(),
+        }
+    }
+
+    /// Whether every init container has done its part: an app container that was started in this sandbox proves it.
+    pub(crate) fn initialized(&self, pod: &Pod) -> bool {
+        let sandbox = self.sandbox.as_ref().map(|s| s.id.as_str()).unwrap_or_default();
+        let here = |run: &&Run| sandbox.is_empty() || run.sandbox == sandbox;
+        if pod::containers(pod).iter().any(|c| self.current(&c.name).filter(here).is_some()) {
+            return true;
+        }
+        pod::init_containers(pod).iter().all(|c| {
+            let Some(run) = self.current(&c.name).filter(here) else { return false };
+            if pod::restartable(c) {
+                self.health.get(&c.name).is_some_and(|h| h.past_start(&run.id))
+            } else {
+                run.phase == Phase::Exited && run.exit_code == 0
+            }
+        })
+    }
+
+    /// Whether the pod's work is over: `Some(success)`.
+    pub(crate) fn finished(&self, pod: &Pod) -> Option<bool> {
+        match self.final_phase.as_deref() {
+            Some("Succeeded") => return Some(true),
+            Some(_) => return Some(false),
+            None => {}
+        }
+        if self.failure.is_some() {
+            return Some(false);
+        }
+        let over = |name: &str| self.current(name).filter(|run| !run.alive()).map(|run| run.exit_code);
+        for container in pod::init_containers(pod).iter().filter(|c| !pod::restartable(c)) {
+            if let Some(code) = over(&container.name)
+                && code != 0
+                && !self.initialized(pod)
+                && !pod::should_restart(pod, container, code)
+            {
+                return Some(false);
+            }
+        }
+        let mut success = true;
+        for container in pod::containers(pod) {
+            let code = over(&container.name)?;
+            if pod::should_restart(pod, container, code) || self.busy.contains(&Job::Start(container.name.clone())) {
+                return None;
+            }
+            success &= code == 0;
+        }
+        (!pod::containers(pod).is_empty()).then_some(success)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(id: &str, attempt: u32) -> Run {
+        let status = ContainerStatus { id: id.into(), state: CriState::ContainerExited.into(), ..Default::default() };
+        Run { attempt, created_at: i64::from(attempt), ..Run::new(status, "s") }
+    }
+
+    #[test]
+    fn a_record_keeps_the_last_two_runs_in_any_order() {
+        for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [2, 0, 1]] {
+            let mut record = Record::default();
+            let dropped: Vec<String> =
+                order.iter().filter_map(|n| record.put(run(&format!("c{n}"), *n))).map(|run| run.id).collect();
+            assert_eq!(record.current.as_ref().map(|r| r.id.as_str()), Some("c2"), "{order:?}");
+            assert_eq!(record.previous.as_ref().map(|r| r.id.as_str()), Some("c1"), "{order:?}");
+            assert_eq!(dropped, ["c0"], "{order:?}");
+        }
+    }
+
+    #[test]
+    fn last_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, log) = (dir.path().join("t"), dir.path().join("l"));
+        std::fs::write(&log, "2026-01-01T00:00:00Z stdout F one two\n2026-01-01T00:00:00Z stderr F three\n").unwrap();
+        for (words, policy, code, expected) in [
+            ("bye", "File", 1, "bye"),
+            ("", "File", 1, ""),
+            ("", "FallbackToLogsOnError", 1, "one two\nthree\n"),
+            ("", "FallbackToLogsOnError", 0, ""),
+            ("bye", "FallbackToLogsOnError", 1, "bye"),
+        ] {
+            std::fs::write(&file, words).unwrap();
+            let status = ContainerStatus {
+                exit_code: code,
+                state: CriState::ContainerExited.into(),
+                log_path: log.display().to_string(),
+                annotations: [
+                    (labels::TERMINATION_FILE.to_owned(), file.display().to_string()),
+                    (labels::TERMINATION_POLICY.to_owned(), policy.to_owned()),
+                ]
+                .into(),
+                ..Default::default()
+            };
+            assert_eq!(Run::new(status, "").message, expected, "{policy} {code}");
+        }
+    }
+}
