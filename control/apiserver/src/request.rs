@@ -378,3 +378,64 @@ impl RequestContext {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::*;
+
+    fn parse(method: Method, target: &str) -> RequestInfo {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        RequestInfo::parse(&method, path, &Query::parse(query))
+    }
+
+    #[test]
+    fn paths_are_taken_apart() {
+        // method, target, then verb group/version resource/subresource namespace name rest
+        let cases = [
+            (Method::GET, "/api/v1/pods", "list /v1 pods/  "),
+            (Method::GET, "/api/v1/namespaces/ns/pods", "list /v1 pods/ ns "),
+            (Method::GET, "/api/v1/namespaces/ns/pods?watch=1", "watch /v1 pods/ ns "),
+            (Method::GET, "/api/v1/namespaces/ns/pods?watch=false", "list /v1 pods/ ns "),
+            (Method::GET, "/api/v1/watch/namespaces/ns/pods/a", "watch /v1 pods/ ns a"),
+            (Method::GET, "/api/v1/namespaces/ns/pods/a", "get /v1 pods/ ns a"),
+            (Method::GET, "/api/v1/namespaces/ns/pods/a/log", "get /v1 pods/log ns a"),
+            (Method::POST, "/api/v1/namespaces/ns/pods/a/exec", "create /v1 pods/exec ns a"),
+            (Method::GET, "/api/v1/namespaces", "list /v1 namespaces/  "),
+            (Method::PUT, "/api/v1/namespaces/ns", "update /v1 namespaces/ ns ns"),
+            (Method::PUT, "/api/v1/namespaces/ns/finalize", "update /v1 namespaces/finalize ns ns"),
+            (Method::PATCH, "/apis/apps/v1/namespaces/ns/deployments/a/scale", "patch apps/v1 deployments/scale ns a"),
+            (Method::DELETE, "/apis/apps/v1/namespaces/ns/deployments", "deletecollection apps/v1 deployments/ ns "),
+            (Method::DELETE, "/apis/apps/v1/namespaces/ns/deployments/a", "delete apps/v1 deployments/ ns a"),
+            (Method::POST, "/apis/apps/v1/namespaces/ns/deployments/", "create apps/v1 deployments/ ns "),
+            (Method::GET, "/api/v1/nodes/n/proxy/stats/summary", "get /v1 nodes/proxy  n stats/summary"),
+            (Method::GET, "/api/v1/pods?fieldSelector=metadata.name%3Da,x=y", "list /v1 pods/  a"),
+            (Method::GET, "/apis/g/v1/things/a%2Fb", "get g/v1 things/  a/b"),
+        ];
+        for (method, target, expected) in cases {
+            let info = parse(method, target);
+            assert!(info.is_resource, "{target}");
+            let mut text = format!(
+                "{} {}/{} {}/{} {} {}",
+                info.verb, info.group, info.version, info.resource, info.subresource, info.namespace, info.name
+            );
+            if !info.rest.is_empty() {
+                text = format!("{text} {}", info.rest.join("/"));
+            }
+            assert_eq!(text, expected, "{target}");
+        }
+        for target in ["/", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1", "/healthz/ping", "/api/v1/"] {
+            assert!(!parse(Method::GET, target).is_resource, "{target}");
+        }
+    }
+
+    #[test]
+    fn queries_are_decoded() {
+        let query = Query::parse("a=1&b=x+y%20z&a=2&flag&bad=%zz&off=0");
+        assert_eq!(query.get("b"), Some("x y z"));
+        assert_eq!(query.all("a").collect::<Vec<_>>(), ["1", "2"]);
+        assert_eq!((query.flag("flag"), query.flag("off"), query.flag("none")), (true, false, false));
+        assert_eq!(query.get("bad"), Some("%zz"));
+    }
+}

@@ -11,7 +11,7 @@ use crate::authz::{Attributes, Authorizer, forbidden};
 const EXTRA_PREFIX: &str = "impersonate-extra-";
 
 /// The user that the `Impersonate-*` headers ask to be; `None` without them.
-pub fn impersonated(headers: &HeaderMap, user: &User, authorizer: &Authorizer) -> Result<Option<User>, Status> {
+pub(crate) fn impersonated(headers: &HeaderMap, user: &User, authorizer: &Authorizer) -> Result<Option<User>, Status> {
     let all = |name: &str| -> Vec<String> {
         headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect()
     };

@@ -8,15 +8,15 @@ use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::KeyPair as _;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use store::Entry;
 
 use super::{AUTHENTICATED, User};
 
-/// Finds an object by group, resource, namespace and name, in the watch caches.
-pub type Objects = Arc<dyn Fn(&str, &str, &str, &str) -> Option<Arc<Entry>> + Send + Sync>;
+/// Finds an object's bytes by group, resource, namespace and name, in the watch caches.
+pub type Objects = Arc<dyn Fn(&str, &str, &str, &str) -> Option<Bytes> + Send + Sync>;
 
 /// The prefix of a service account's user name.
 pub const USER_PREFIX: &str = "system:serviceaccount:";
@@ -300,7 +300,7 @@ impl TokenIssuer {
             deletion_timestamp: Option<jiff::Timestamp>,
         }
         let alive = (self.objects)("", resource, namespace, &wanted.name)
-            .and_then(|entry| serde_json::from_slice::<Object>(&entry.bytes).ok())
+            .and_then(|bytes| serde_json::from_slice::<Object>(&bytes).ok())
             .is_some_and(|object| {
                 let deleted = object.metadata.deletion_timestamp.map(jiff::Timestamp::as_second);
                 object.metadata.uid == wanted.uid && deleted.is_none_or(|at| at + DELETION_LEEWAY_SECONDS >= now)

@@ -5,7 +5,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::{AUTHENTICATED, User};
 
 /// The user that a verified certificate names; `None` without a common name.
-pub fn user_of(der: &[u8]) -> Option<User> {
+pub(crate) fn user_of(der: &[u8]) -> Option<User> {
     let (_, cert) = X509Certificate::from_der(der).ok()?;
     let subject = cert.subject();
     let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();

@@ -193,14 +193,14 @@ impl Scope {
 
 /// Roles and bindings, indexed for decisions.
 #[derive(Debug, Default)]
-pub struct Rbac {
+pub(crate) struct Rbac {
     cluster: Scope,
     namespaces: HashMap<String, Scope>,
 }
 
 impl Rbac {
     /// Adds or replaces an object. One that does not parse grants nothing; the reason is returned.
-    pub fn apply(&mut self, kind: Kind, namespace: &str, name: &str, bytes: &[u8]) -> Result<(), serde_json::Error> {
+    pub(crate) fn apply(&mut self, kind: Kind, namespace: &str, name: &str, bytes: &[u8]) -> Result<(), serde_json::Error> {
         self.delete(kind, namespace, name);
         match kind {
             Kind::ClusterRole | Kind::Role => {
@@ -244,7 +244,7 @@ impl Rbac {
     }
 
     /// Removes an object.
-    pub fn delete(&mut self, kind: Kind, namespace: &str, name: &str) {
+    pub(crate) fn delete(&mut self, kind: Kind, namespace: &str, name: &str) {
         let scope = self.scope(namespace);
         match kind {
             Kind::ClusterRole | Kind::Role => {
@@ -266,12 +266,12 @@ impl Rbac {
     }
 
     /// Whether the roles bound to `user` allow this.
-    pub fn allows(&self, user: &User, attributes: &Attributes<'_>) -> bool {
+    pub(crate) fn allows(&self, user: &User, attributes: &Attributes<'_>) -> bool {
         self.any_rule(user, attributes.namespace, |rule| rule.allows(attributes))
     }
 
     /// All rules that hold for `user` in a namespace (cluster-wide ones included).
-    pub fn rules_for(&self, user: &User, namespace: &str) -> Vec<Rule> {
+    pub(crate) fn rules_for(&self, user: &User, namespace: &str) -> Vec<Rule> {
         let mut rules = Vec::new();
         self.any_rule(user, namespace, |rule| {
             rules.push(rule.clone());

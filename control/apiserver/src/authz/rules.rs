@@ -112,7 +112,7 @@ impl Rule {
 }
 
 /// The atoms of `wanted` that no rule of `owned` covers: what would be an escalation to grant.
-pub fn uncovered(owned: &[Rule], wanted: &[Rule]) -> Vec<Rule> {
+pub(crate) fn uncovered(owned: &[Rule], wanted: &[Rule]) -> Vec<Rule> {
     let mut missing: Vec<Rule> = Vec::new();
     for atom in wanted.iter().flat_map(Rule::atoms) {
         if !owned.iter().any(|own| own.covers(&atom)) {

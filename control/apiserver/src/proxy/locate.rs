@@ -3,8 +3,8 @@
 use apimachinery::status::Status;
 use serde_json::Value;
 
-use super::Objects;
 use super::options::encode;
+use crate::auth::tokens::Objects;
 use crate::request::{Query, RequestInfo};
 
 /// The port of a kubelet that does not tell its own.
@@ -23,8 +23,8 @@ pub(super) struct Target {
 }
 
 fn get(objects: &Objects, resource: &str, namespace: &str, name: &str) -> Result<Value, Status> {
-    let entry = objects("", resource, namespace, name).ok_or_else(|| Status::not_found("", resource, name))?;
-    serde_json::from_slice(&entry.bytes).map_err(Status::internal)
+    let bytes = objects("", resource, namespace, name).ok_or_else(|| Status::not_found("", resource, name))?;
+    serde_json::from_slice(&bytes).map_err(Status::internal)
 }
 
 /// `exec` or `attach`.

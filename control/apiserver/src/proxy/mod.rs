@@ -6,24 +6,19 @@ mod locate;
 mod options;
 mod tunnel;
 
-use std::sync::Arc;
-
 use apimachinery::status::Status;
 use http::request::Parts;
 use http::{Method, Response};
-use store::Entry;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::auth::tokens::Objects;
 use crate::pki::{Certified, PkiError};
 use crate::request::{Query, RequestInfo, ResponseBody};
 use crate::server::body::RequestBody;
 use crate::server::respond;
 use connect::Connector;
 use locate::Target;
-
-/// Finds objects in the watch caches.
-pub(crate) type Objects = Arc<dyn Fn(&str, &str, &str, &str) -> Option<Arc<Entry>> + Send + Sync>;
 
 /// The way to kubelets and pods.
 pub(crate) struct Streams {

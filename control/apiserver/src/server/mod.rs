@@ -29,10 +29,11 @@ use crate::registry::Registry;
 use crate::request::Services;
 pub use listener::Limits;
 use metrics::Metrics;
-use start::{open_caches, open_registry};
+use start::open_caches;
 
 /// The caches that authentication, authorisation and streams look into.
-const WATCHED: [(&str, &str); 12] = [
+const WATCHED: [(&str, &str); 13] = [
+    ("", "namespaces"),
     ("", "pods"),
     ("", "nodes"),
     ("", "services"),
@@ -81,6 +82,7 @@ pub struct ApiServer {
 }
 
 pub(crate) struct Inner {
+    objects: Objects,
     pub(crate) config: Arc<Config>,
     pki: Pki,
     store: Arc<dyn Store>,
@@ -118,7 +120,7 @@ impl ApiServer {
     ) -> Result<Self, StartError> {
         let config = Arc::new(config);
         let pki = Pki::open_or_create(&config.data_dir.join("pki"))?;
-        let registry = open_registry(&config, &store, &tasks, &shutdown);
+        let registry = Registry::new(config.clone(), store.clone(), tasks.clone(), shutdown.clone());
         let caches = open_caches(&registry).await?;
         let objects = lookup(caches.clone());
         let tokens = TokenIssuer::new(&config.issuer(), pki.service_account_key_pem(), objects.clone())?;
@@ -128,10 +130,11 @@ impl ApiServer {
             &tasks,
             &shutdown,
         );
-        let streams = Streams::new(pki.ca_pem(), &pki.kubelet_client()?, objects, tasks.clone(), shutdown.clone())?;
+        let streams = Streams::new(pki.ca_pem(), &pki.kubelet_client()?, objects.clone(), tasks.clone(), shutdown.clone())?;
         let discovery = Discovery::new(format!("{}:{}", config.advertise_address, config.port), &config.version);
         let services = Arc::new(Services { authorizer, tokens: Arc::new(tokens) });
         let inner = Arc::new(Inner {
+            objects,
             config,
             pki,
             store,
@@ -147,7 +150,7 @@ impl ApiServer {
             shutdown,
         });
         let server = Self { inner };
-        server.bootstrap(&caches).await?;
+        server.bootstrap().await?;
         server.inner.ready.store(true, Ordering::Release);
         Ok(server)
     }
@@ -194,12 +197,22 @@ impl ApiServer {
     }
 }
 
+impl Inner {
+    /// An object's bytes, for the resources in [`WATCHED`].
+    pub(crate) fn existing(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<bytes::Bytes> {
+        (self.objects)(group, resource, namespace, name)
+    }
+}
+
 /// Finds objects in the caches by group, resource, namespace and name.
 fn lookup(caches: HashMap<(String, String), WatchCache>) -> Objects {
     Arc::new(move |group, resource, namespace, name| {
         let cache = caches.get(&(group.to_owned(), resource.to_owned()))?;
         let prefix = cache.prefix();
         let key = if namespace.is_empty() { format!("{prefix}{name}") } else { format!("{prefix}{namespace}/{name}") };
-        cache.get(&key)
+        Some(cache.get(&key)?.bytes.clone())
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,23 +8,21 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
 use serde_json::Value;
-use store::Entry;
 
 use super::{Default, defaults, reconcile};
 use crate::auth::authenticate::InProcess;
 use crate::auth::{MASTERS, User};
 use crate::server::{Inner, body};
 
-/// Brings the default objects up to date. `existing` finds what is there by resource, namespace and name.
-pub(crate) async fn ensure(
-    inner: &Arc<Inner>,
-    existing: impl Fn(&str, &str, &str) -> Option<Arc<Entry>>,
-) -> Result<(), (String, Status)> {
+const GROUP: &str = "rbac.authorization.k8s.io";
+
+/// Brings the default objects of the cluster's scope, or those in namespaces, up to date.
+pub(crate) async fn ensure(inner: &Arc<Inner>, namespaced: bool) -> Result<(), (String, Status)> {
     let user = Arc::new(User::new("system:apiserver", &[MASTERS]));
     let mut writes = FuturesUnordered::new();
-    for default in defaults() {
-        let found = existing(default.kind.resource(), &default.namespace, &default.name);
-        let request = match found.and_then(|entry| serde_json::from_slice::<Value>(&entry.bytes).ok()) {
+    for default in defaults().into_iter().filter(|default| default.namespace.is_empty() != namespaced) {
+        let found = inner.existing(GROUP, default.kind.resource(), &default.namespace, &default.name);
+        let request = match found.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok()) {
             None => Some((Method::POST, collection(&default), default.object)),
             Some(found) => {
                 let path = format!("{}/{}", collection(&default), default.name);
@@ -42,7 +40,7 @@ pub(crate) async fn ensure(
 }
 
 fn collection(default: &Default) -> String {
-    let base = "/apis/rbac.authorization.k8s.io/v1";
+    let base = format!("/apis/{GROUP}/v1");
     let resource = default.kind.resource();
     if default.namespace.is_empty() {
         format!("{base}/{resource}")

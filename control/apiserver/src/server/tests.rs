@@ -1,0 +1,179 @@
+//! The server over real TLS on the loopback, and in process.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use store::MemoryStore;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::*;
+use crate::pki::Certified;
+
+struct Running {
+    server: ApiServer,
+    address: SocketAddr,
+    shutdown: CancellationToken,
+    tasks: TaskTracker,
+    _dir: tempfile::TempDir,
+}
+
+async fn start(limits: Limits) -> Running {
+    let dir = tempfile::tempdir().unwrap();
+    let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let config = Config {
+        data_dir: dir.path().to_owned(),
+        bind_address: local,
+        port: 0,
+        advertise_address: local,
+        node_name: "test".into(),
+        tls_sans: Vec::new(),
+        service_cidr: "10.96.0.0/16".into(),
+        service_node_port_range: (30000, 32767),
+        cluster_domain: "cluster.local".into(),
+        cluster_dns: IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)),
+        version: "test".into(),
+    };
+    let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+    let store = Arc::new(MemoryStore::new());
+    let server = ApiServer::start_with(config, store, tasks.clone(), shutdown.clone(), limits).await.unwrap();
+    let address = server.serve().await.unwrap();
+    Running { server, address, shutdown, tasks, _dir: dir }
+}
+
+impl Running {
+    async fn connect(&self, alpn: &[u8], client: Option<&Certified>) -> TlsStream<TcpStream> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.server.pki().ca_pem().as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let mut config = match client {
+            None => builder.with_no_client_auth(),
+            Some(pair) => {
+                let cert = CertificateDer::from_pem_slice(pair.cert_pem.as_bytes()).unwrap();
+                let key = PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes()).unwrap();
+                builder.with_client_auth_cert(vec![cert], key).unwrap()
+            }
+        };
+        config.alpn_protocols = vec![alpn.to_vec()];
+        let tcp = TcpStream::connect(self.address).await.unwrap();
+        let name = ServerName::try_from("kubernetes.default.svc.cluster.local").unwrap();
+        TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap()
+    }
+
+    async fn ask(&self, alpn: &[u8], client: Option<&Certified>, request: Request<Full<bytes::Bytes>>) -> (StatusCode, String) {
+        let io = TokioIo::new(self.connect(alpn, client).await);
+        let response = if alpn == b"h2" {
+            let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+            self.tasks.spawn(async move { connection.await.unwrap_or_default() });
+            sender.send_request(request).await.unwrap()
+        } else {
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+            self.tasks.spawn(async move { connection.await.unwrap_or_default() });
+            sender.send_request(request).await.unwrap()
+        };
+        let status = response.status();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.tasks.close();
+        tokio::time::timeout(Duration::from_secs(10), self.tasks.wait()).await.expect("all tasks end");
+    }
+}
+
+fn get(path: &str) -> Request<Full<bytes::Bytes>> {
+    let uri = format!("https://localhost{path}");
+    Request::builder().uri(uri).header("host", "localhost").body(Full::default()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_protocols_serve_by_identity() {
+    let running = start(Limits::default()).await;
+    let admin = running.server.pki().admin().unwrap();
+    let cases = [
+        (None, "/healthz", 200, "ok"),
+        (None, "/readyz?verbose", 200, "[+]store ok"),
+        (None, "/version", 200, "\"gitVersion\":\"v1.36.0+keelson-test\""),
+        (None, "/api/v1/pods", 403, r#"User \"system:anonymous\" cannot list resource \"pods\""#),
+        (None, "/metrics", 403, r#"cannot get path \"/metrics\""#),
+        (Some(&admin), "/api/v1/namespaces/default/pods", 200, "PodList"),
+        (Some(&admin), "/apis/apps/v1/", 200, "deployments/scale"),
+        (Some(&admin), "/nothing", 404, "the server could not find the requested resource"),
+        (Some(&admin), "/apis/rbac.authorization.k8s.io/v1/clusterroles/system:kube-dns", 200, "endpoints"),
+    ];
+    for alpn in [b"h2".as_slice(), b"http/1.1"] {
+        for (client, path, code, part) in &cases {
+            let (status, body) = running.ask(alpn, *client, get(path)).await;
+            assert_eq!(status.as_u16(), *code, "{path}: {body}");
+            assert!(body.contains(part), "{path}: {body}");
+        }
+    }
+    let mut bad = get("/api/v1/pods");
+    bad.headers_mut().insert("authorization", "Bearer nonsense".parse().unwrap());
+    assert_eq!(running.ask(b"h2", None, bad).await.0, 401);
+    let mut impersonating = get("/api/v1/pods");
+    impersonating.headers_mut().insert("impersonate-user", "jane".parse().unwrap());
+    let (status, body) = running.ask(b"h2", Some(&admin), impersonating).await;
+    assert_eq!(status, 403, "{body}");
+    assert!(body.contains(r#"User \"jane\" cannot list"#), "{body}");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_bodies_are_refused_and_slow_clients_are_cut() {
+    let short = Duration::from_millis(300);
+    let limits = Limits { header: short, stalled_body: short, handshake: short, ..Limits::default() };
+    let running = start(limits).await;
+    let admin = running.server.pki().admin().unwrap();
+    let large = Request::post("https://localhost/api/v1/namespaces/default/configmaps")
+        .header("host", "localhost")
+        .body(Full::from(vec![b' '; crate::request::MAX_BODY + 1]))
+        .unwrap();
+    assert_eq!(running.ask(b"h2", Some(&admin), large).await.0, 413);
+    // Nothing after the TCP connect, nothing after the handshake, half a head, half a body: each is closed by the server.
+    let mut silent = TcpStream::connect(running.address).await.unwrap();
+    let half_body = "POST /api/v1/namespaces/default/configmaps HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{";
+    let mut closed = Vec::new();
+    for (alpn, bytes) in [(b"h2".as_slice(), ""), (b"http/1.1", ""), (b"http/1.1", "GET / HTT"), (b"http/1.1", half_body)] {
+        let mut stream = running.connect(alpn, Some(&admin)).await;
+        stream.write_all(bytes.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await;
+        assert!(read.is_ok(), "{bytes:?} is still open");
+        closed.push(String::from_utf8_lossy(&answer).into_owned());
+    }
+    assert!(closed[3].starts_with("HTTP/1.1 504"), "{}", closed[3]);
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(10), silent.read_to_end(&mut rest)).await;
+    assert!(ended.is_ok(), "a connection without a handshake stays open");
+    assert_eq!(running.ask(b"http/1.1", None, get("/livez")).await.0, 200, "the next client is served");
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn components_in_this_process_take_the_same_path() {
+    let running = start(Limits::default()).await;
+    let request = |path: &str| Request::get(path).body(Vec::new()).unwrap();
+    let scheduler = running.server.client("system:kube-scheduler", &[]);
+    assert!(scheduler.request_text(request("/api/v1/pods")).await.is_ok());
+    let error = scheduler.request_text(request("/api/v1/secrets")).await.unwrap_err();
+    assert!(error.to_string().contains("cannot list resource"), "{error}");
+    let review = serde_json::json!({"spec": {"user": "jane", "resourceAttributes": {"verb": "get", "resource": "pods"}}});
+    let post = Request::post("/apis/authorization.k8s.io/v1/subjectaccessreviews").body(review.to_string().into_bytes());
+    let answer: serde_json::Value = scheduler.request(post.unwrap()).await.unwrap();
+    assert_eq!(answer["status"]["allowed"], false);
+    running.stop().await;
+}
