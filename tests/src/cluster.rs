@@ -226,9 +226,8 @@ impl Drop for Cluster {
         if self.server.is_some() {
             let _ = self.stop_server();
         }
-        let removed = process::run(
-            self.node().command(binary()).args(["uninstall", "--yes", "--data-dir"]).arg(&self.data_dir),
-        );
+        let removed =
+            process::run(self.node().command(binary()).args(["uninstall", "--yes", "--data-dir"]).arg(&self.data_dir));
         if let Err(error) = removed {
             eprintln!("cluster {} stays behind: {error:#}", self.name);
         }
@@ -251,7 +250,9 @@ pub(crate) fn binary() -> PathBuf {
         return path.into();
     }
     let test = std::env::current_exe().expect("a running program has a path");
-    test.ancestors().find(|dir| dir.join("keelson").is_file()).map_or_else(|| "keelson".into(), |dir| dir.join("keelson"))
+    test.ancestors()
+        .find(|dir| dir.join("keelson").is_file())
+        .map_or_else(|| "keelson".into(), |dir| dir.join("keelson"))
 }
 
 /// Removes what clusters of processes that are gone left behind.

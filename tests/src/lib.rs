@@ -10,11 +10,18 @@ mod cluster;
 mod kubectl;
 mod namespace;
 mod process;
+mod traffic;
 
 pub use cluster::{Cluster, ClusterOptions, sweep};
 pub use kubectl::{Kubectl, KubectlVersion, Output};
 pub use namespace::Namespace;
-pub use process::{Child, wait_readable};
+pub use process::{Child, Lines, wait_readable};
+pub use traffic::Traffic;
+
+use std::path::PathBuf;
+
+/// The directory with the archives of test images; set by `cargo xtask test`.
+pub const IMAGES: &str = "KEELSON_TEST_IMAGES";
 
 /// Where a test says that it could not run here, and why; read by `cargo xtask test`.
 pub const SKIP_FILE: &str = "KEELSON_TEST_SKIPS";
@@ -45,4 +52,30 @@ pub fn skip(test: &str) -> bool {
             .expect("the skip report can be written");
     }
     true
+}
+
+/// A cluster with the test images for the calling test; `None` where whole-cluster tests cannot run.
+///
+/// # Panics
+/// The cluster does not come up.
+pub fn cluster(test: &str) -> Option<Cluster> {
+    if skip(test) {
+        return None;
+    }
+    let options = ClusterOptions { images: images(), ..ClusterOptions::default() };
+    Some(Cluster::start(options).unwrap_or_else(|error| panic!("{test}: no cluster: {error:#}")))
+}
+
+/// The archives of the test images.
+///
+/// # Panics
+/// They are not built.
+pub fn images() -> Vec<PathBuf> {
+    let dir = std::env::var_os(IMAGES).map_or_else(|| cluster::binary().with_file_name("../images"), PathBuf::from);
+    let entries =
+        std::fs::read_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}; run `cargo xtask image`", dir.display()));
+    let mut archives: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    archives.retain(|path| path.extension().is_some_and(|extension| extension == "tar"));
+    archives.sort();
+    archives
 }

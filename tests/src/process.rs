@@ -64,6 +64,41 @@ impl Drop for Child {
     }
 }
 
+/// The lines of a stream, read by a thread of their own, so that waiting for one has a deadline.
+#[derive(Debug)]
+pub struct Lines {
+    receiver: std::sync::mpsc::Receiver<String>,
+}
+
+impl Lines {
+    /// Starts to read.
+    pub fn of(stream: impl std::io::Read + Send + 'static) -> Self {
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1024);
+        std::thread::spawn(move || {
+            let lines = std::io::BufRead::lines(std::io::BufReader::new(stream));
+            lines.map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        Self { receiver }
+    }
+
+    /// Waits for a line that contains the text; gives it.
+    ///
+    /// # Errors
+    /// The stream ended, or the time is up: the message has the lines until then.
+    pub fn wait_for(&self, text: &str, limit: Duration) -> anyhow::Result<String> {
+        let deadline = Instant::now() + limit;
+        let mut seen = Vec::new();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.receiver.recv_timeout(left) {
+                Ok(line) if line.contains(text) => return Ok(line),
+                Ok(line) => seen.push(line),
+                Err(error) => bail!("no line with '{text}' ({error}); seen: {seen:?}"),
+            }
+        }
+    }
+}
+
 /// Waits until a descriptor can be read; false when the limit passes first.
 ///
 /// # Errors
@@ -94,7 +129,10 @@ fn pidfd_open(pid: u32) -> anyhow::Result<OwnedFd> {
 /// A program on the path.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).map(|dir| dir.join(program)).find(|file| file.is_file())
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|dir| dir.join(program))
+        .find(|file| file.is_file())
 }
 
 /// Runs a command to its end.

@@ -21,8 +21,17 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "keelson",
         &[
-            "abi", "apimachinery", "apiserver", "controllers", "cri", "informer", "kubelet", "network", "proxy",
-            "scheduler", "store",
+            "abi",
+            "apimachinery",
+            "apiserver",
+            "controllers",
+            "cri",
+            "informer",
+            "kubelet",
+            "network",
+            "proxy",
+            "scheduler",
+            "store",
         ],
     ),
     ("cluster-tests", &[]),
@@ -59,7 +68,8 @@ pub(crate) fn check() -> anyhow::Result<Vec<String>> {
 fn own_arrows(metadata: &Value) -> anyhow::Result<Vec<String>> {
     let members: BTreeSet<&str> = strings(&metadata["workspace_members"]).collect();
     let packages = metadata["packages"].as_array().context("cargo metadata has no packages")?;
-    let own: Vec<&Value> = packages.iter().filter(|p| p["id"].as_str().is_some_and(|id| members.contains(id))).collect();
+    let own: Vec<&Value> =
+        packages.iter().filter(|p| p["id"].as_str().is_some_and(|id| members.contains(id))).collect();
     let names: BTreeSet<&str> = own.iter().filter_map(|p| p["name"].as_str()).collect();
     let mut problems = Vec::new();
     for package in own {
@@ -88,7 +98,8 @@ fn banned(metadata: &Value) -> anyhow::Result<Vec<String>> {
             continue;
         }
         // metadata lists every feature's packages; only what is really built for this target counts.
-        let tree = sh::cargo(&["tree", "--workspace", "--locked", "--edges", "normal,build", "--invert", name]).output()?;
+        let tree =
+            sh::cargo(&["tree", "--workspace", "--locked", "--edges", "normal,build", "--invert", name]).output()?;
         if tree.status.success() && !tree.stdout.is_empty() {
             problems.push(format!("{name} is linked: {reason}"));
         }
@@ -97,7 +108,8 @@ fn banned(metadata: &Value) -> anyhow::Result<Vec<String>> {
 }
 
 fn versions(_metadata: &Value) -> anyhow::Result<Vec<String>> {
-    let tree = sh::output(&mut sh::cargo(&["tree", "--workspace", "--locked", "--edges", "normal", "--prefix", "none"]))?;
+    let tree =
+        sh::output(&mut sh::cargo(&["tree", "--workspace", "--locked", "--edges", "normal", "--prefix", "none"]))?;
     let mut found: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for line in tree.lines() {
         let mut words = line.split_whitespace();

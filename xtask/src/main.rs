@@ -68,9 +68,11 @@ enum Chore {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().chore {
         Chore::Setup { build_only } => setup::run(build_only),
-        Chore::Build { dev } => build::keelson(if dev { build::Profile::Dev } else { build::Profile::Release }).map(|path| {
-            println!("{}", path.display());
-        }),
+        Chore::Build { dev } => {
+            build::keelson(if dev { build::Profile::Dev } else { build::Profile::Release }).map(|path| {
+                println!("{}", path.display());
+            })
+        }
         Chore::Image { names, out } => image::build(&names, &out),
         Chore::Codegen { check } => codegen::run(check),
         Chore::Test { filter } => test::run(filter.as_deref()),

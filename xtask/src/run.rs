@@ -26,10 +26,13 @@ pub(crate) fn use_binary(profile: build::Profile) -> anyhow::Result<PathBuf> {
     Ok(binary)
 }
 
-/// The archives that tests and `run` import.
+/// Builds the archives that tests and `run` import, and tells the cluster tests where they are.
+#[expect(unsafe_code, reason = "the environment is how tests and benchmarks learn of the images")]
 pub(crate) fn test_images() -> anyhow::Result<Vec<PathBuf>> {
     let out = sh::target_dir()?.join("images");
     image::build(&[], &out)?;
+    // SAFETY: nothing else runs in this process yet.
+    unsafe { std::env::set_var(cluster_tests::IMAGES, &out) };
     let mut archives: Vec<PathBuf> = std::fs::read_dir(&out)
         .with_context(|| format!("{}: cannot be read", out.display()))?
         .filter_map(|entry| Some(entry.ok()?.path()))

@@ -69,7 +69,9 @@ fn ebpf_toolchain() -> anyhow::Result<()> {
 
 /// cargo's own bin directory may not be on the path.
 fn home_has_linker() -> bool {
-    let home = std::env::var_os("CARGO_HOME").map(std::path::PathBuf::from).or_else(|| Some(std::env::home_dir()?.join(".cargo")));
+    let home = std::env::var_os("CARGO_HOME")
+        .map(std::path::PathBuf::from)
+        .or_else(|| Some(std::env::home_dir()?.join(".cargo")));
     home.is_some_and(|home| home.join("bin/bpf-linker").is_file())
 }
 
