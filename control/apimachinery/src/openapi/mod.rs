@@ -46,7 +46,7 @@ pub fn v3_group(group: &str, version: &str) -> Option<Value> {
         "info": {"title": "Kubernetes", "version": VERSION},
         "paths": paths::of(group, version, &served),
         "components": {
-            "schemas": schemas::reachable(wanted),
+            "schemas": schemas::reachable(&wanted),
             "securitySchemes": {"BearerToken": {
                 "type": "apiKey", "description": "Bearer Token authentication", "name": "authorization", "in": "header",
             }},

@@ -104,7 +104,7 @@ impl Paths {
         let kind = type_name(&resource.group, &resource.version, &resource.kind);
         let subject = (&*resource.group, &*resource.version, &*resource.kind, kind);
         if resource.has_verb("create") {
-            self.write(&collection, "post", "create", format!("create{name}"), subject);
+            self.write(&collection, "post", "post", format!("create{name}"), subject);
         }
         if resource.has_verb("deletecollection") {
             let parameters =
@@ -182,7 +182,6 @@ impl Paths {
     }
 
     fn write(&mut self, path: &str, method: &'static str, action: &'static str, id: String, subject: Subject<'_>) {
-        let action = if method == "post" { "post" } else { action };
         let mut operation = subject_operation(method, action, id, subject);
         operation.body = subject.3.map(|kind| (kind, &BODIES[..]));
         operation.parameters = WRITE_PARAMETERS.to_vec();

@@ -14,7 +14,7 @@ const TIME: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Time";
 const MICRO_TIME: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime";
 
 /// The schemas of these types and of all that they refer to.
-pub(super) fn reachable(roots: Vec<u16>) -> Value {
+pub(super) fn reachable(roots: &[u16]) -> Value {
     let mut seen: BTreeSet<u16> = roots.iter().copied().collect();
     let mut queue: Vec<u16> = seen.iter().copied().collect();
     let mut schemas = Map::new();
@@ -112,7 +112,7 @@ fn property(field: &Field) -> Value {
     let mut set = |key: &str, value: Value| {
         property.insert(key.to_owned(), value);
     };
-    let values = || -> Value { field.enum_values.iter().map(|value| value.as_ref()).collect() };
+    let values = || -> Value { field.enum_values.iter().map(AsRef::as_ref).collect() };
     if let (false, Type::String) = (field.enum_values.is_empty(), &field.ty) {
         set("enum", values());
     }
@@ -125,7 +125,7 @@ fn property(field: &Field) -> Value {
         ListType::Set => set("x-kubernetes-list-type", "set".into()),
         ListType::Map => {
             set("x-kubernetes-list-type", "map".into());
-            set("x-kubernetes-list-map-keys", field.list_map_keys.iter().map(|key| key.as_ref()).collect());
+            set("x-kubernetes-list-map-keys", field.list_map_keys.iter().map(AsRef::as_ref).collect());
         }
     }
     if field.atomic && matches!(field.ty, Type::Map(_)) {

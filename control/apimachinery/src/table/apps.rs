@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::cells::{age, at, boolean, condition, containers, labels, list, name, number, scalar, selector, text};
 use super::duration::{human_duration, since};
-use super::{AGE, Column, NAME, Printer, number as integer, text as column, wide};
+use super::{AGE, Column, NAME, Printer, Row, number as integer, text as column, wide};
 use crate::{meta, time};
 
 const DEPLOYMENT_COLUMNS: &[Column] = &[
@@ -75,7 +75,7 @@ const BUDGET_COLUMNS: &[Column] =
     &[NAME, column("Min Available"), column("Max Unavailable"), integer("Allowed Disruptions"), AGE];
 
 pub(super) fn printer(resource: &str) -> Option<Printer> {
-    let (columns, row): (&'static [Column], fn(&Value, Timestamp) -> Vec<Value>) = match resource {
+    let (columns, row): (&'static [Column], Row) = match resource {
         "deployments" => (DEPLOYMENT_COLUMNS, deployment),
         "replicasets" => (REPLICA_SET_COLUMNS, replica_set),
         "statefulsets" => (const { &[NAME, column("Ready"), AGE, wide("Containers"), wide("Images")] }, stateful_set),

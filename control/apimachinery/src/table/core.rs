@@ -7,7 +7,7 @@ use super::cells::{
     age, at, condition, containers, count, created_at, first, labels, list, name, number, or, scalar, text,
 };
 use super::duration::since;
-use super::{AGE, Column, NAME, Printer, number as integer, pod, text as column, wide};
+use super::{AGE, Column, NAME, Printer, Row, number as integer, pod, text as column, wide};
 use crate::meta;
 
 pub(super) const EVENT_COLUMNS: &[Column] = &[
@@ -77,7 +77,7 @@ const CONTROLLER_COLUMNS: &[Column] = &[
 ];
 
 pub(super) fn printer(resource: &str) -> Option<Printer> {
-    let (columns, row): (&'static [Column], fn(&Value, Timestamp) -> Vec<Value>) = match resource {
+    let (columns, row): (&'static [Column], Row) = match resource {
         "pods" => (pod::COLUMNS, pod::row),
         "services" => (SERVICE_COLUMNS, service),
         "nodes" => (NODE_COLUMNS, node),

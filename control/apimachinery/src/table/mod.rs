@@ -32,8 +32,11 @@ pub struct Column {
 /// The columns of a kind, and how its cells are made.
 struct Printer {
     columns: &'static [Column],
-    row: fn(&Value, Timestamp) -> Vec<Value>,
+    row: Row,
 }
+
+/// How an object's cells are made.
+type Row = fn(&Value, Timestamp) -> Vec<Value>;
 
 const DESCRIPTION_NAME: &str = "Name must be unique within a namespace. Is required when creating resources, although some resources may allow a client to request the generation of an appropriate name automatically.";
 const DESCRIPTION_AGE: &str =

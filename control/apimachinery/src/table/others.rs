@@ -7,10 +7,8 @@ use super::apps::flag;
 use super::cells::{age, at, condition, count, created_at, first, list, name, number, or, scalar, selector, text};
 use super::core::{EVENT_COLUMNS, event, load_balancer};
 use super::duration::human_duration;
-use super::{AGE, Column, NAME, Printer, number as integer, text as column, wide};
+use super::{AGE, Column, NAME, Printer, Row, number as integer, text as column, wide};
 use crate::meta;
-
-type Row = fn(&Value, Timestamp) -> Vec<Value>;
 
 const BINDING_COLUMNS: &[Column] = &[NAME, column("Role"), AGE, wide("Users"), wide("Groups"), wide("ServiceAccounts")];
 

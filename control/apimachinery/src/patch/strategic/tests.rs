@@ -13,12 +13,19 @@ fn names(list: &Value, key: &str) -> Vec<String> {
     list.as_array().unwrap().iter().map(|item| item[key].to_string().trim_matches('"').to_owned()).collect()
 }
 
+fn containers(names: &[&str]) -> Value {
+    json!({"containers": names.iter().map(|name| json!({"name": name, "image": "old"})).collect::<Vec<_>>()})
+}
+
+fn check(cases: &[(Value, Value, Value)]) {
+    for (object, patch, expect) in cases {
+        assert_eq!(strategic_merge(object, patch, pod()).as_ref(), Ok(expect), "{object}\n{patch}");
+    }
+}
+
 #[test]
 fn merges() {
     let spec = |spec: Value| json!({ "spec": spec });
-    let containers = |names: &[&str]| -> Value {
-        json!({"containers": names.iter().map(|name| json!({"name": name, "image": "old"})).collect::<Vec<_>>()})
-    };
     let cases = [
         // What merges by key, and new items before the server's.
         (
@@ -57,6 +64,14 @@ fn merges() {
             json!({"spec": {"securityContext": {"$patch": "delete"}}}),
             json!({"spec": {"securityContext": {}}}),
         ),
+    ];
+    check(&cases);
+}
+
+#[test]
+fn merges_scalars_and_orders() {
+    let spec = |spec: Value| json!({ "spec": spec });
+    let cases = [
         // Lists of scalars: merge where the schema says so, else replace.
         (
             json!({"metadata": {"finalizers": ["a", "b"]}}),
@@ -112,9 +127,7 @@ fn merges() {
         (json!({"spec": "x"}), spec(json!({"a": 1})), spec(json!({"a": 1}))),
         (json!({"x": {"a": 1, "l": [1]}}), json!({"x": {"b": 2, "l": [2]}}), json!({"x": {"a": 1, "b": 2, "l": [2]}})),
     ];
-    for (object, patch, expect) in cases {
-        assert_eq!(strategic_merge(&object, &patch, pod()), Ok(expect), "{object}\n{patch}");
-    }
+    check(&cases);
 }
 
 #[test]
