@@ -9,7 +9,6 @@ mod api;
 mod cache;
 mod hub;
 mod memory;
-mod splice;
 mod sqlite;
 
 pub use api::{EventKind, Expect, KeyValue, Page, Result, Revision, Store, StoreError, StoreEvent};

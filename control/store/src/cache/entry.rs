@@ -3,10 +3,10 @@
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
+use apimachinery::meta::splice_rv;
 use bytes::{BufMut, Bytes};
 
 use crate::api::{EventKind, KeyValue, Revision, StoreEvent};
-use crate::splice::with_revision;
 
 /// Reads an object's labels and selectable fields out of its bytes, once when it enters the cache.
 pub type Extractor = Arc<dyn Fn(&[u8]) -> Selectable + Send + Sync>;
@@ -125,7 +125,7 @@ impl Entry {
         let (namespace, name) = name_ranges(&stored.key);
         Entry {
             key: stored.key.clone(),
-            bytes: with_revision(&stored.value, stored.mod_revision),
+            bytes: splice_rv(&stored.value, stored.mod_revision),
             revision: stored.mod_revision,
             create_revision: stored.create_revision,
             labels: Pairs::new(labels),

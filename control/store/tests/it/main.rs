@@ -1,5 +1,7 @@
 //! Tests of the stores and the watch cache through their public interface.
 
+#![expect(clippy::unwrap_used, reason = "all of this is tests; clippy's exemption knows functions marked so only")]
+
 mod cache;
 mod contract;
 mod crash;
