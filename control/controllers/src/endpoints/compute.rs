@@ -1,0 +1,415 @@
+//! From a Service and its pods to EndpointSlices and Endpoints. Pure.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use crate::objects::{EndpointSlice, Pod, Service, ServicePort};
+
+pub(super) const MAX_ENDPOINTS: usize = 100;
+pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+pub(super) const MANAGER: &str = "endpointslice-controller.k8s.io";
+const HEADLESS: &str = "service.kubernetes.io/headless";
+
+/// Endpoints that share their ports and the kind of their addresses, by pod.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    pub(super) address_type: String,
+    pub(super) ports: Vec<Value>,
+    /// By uid of the pod, so that the order is stable.
+    pub(super) endpoints: BTreeMap<String, Value>,
+}
+
+/// What is to be written.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Changes {
+    pub(super) create: Vec<Value>,
+    /// Name and new content of existing slices.
+    pub(super) update: Vec<(String, Value)>,
+    pub(super) delete: Vec<String>,
+}
+
+pub(super) fn is_headless(service: &Service) -> bool {
+    service.spec.cluster_ip == "None"
+}
+
+/// The kinds of addresses that a Service has.
+pub(super) fn address_types(service: &Service) -> Vec<&'static str> {
+    let kind = |family: &String| if family == "IPv6" { "IPv6" } else { "IPv4" };
+    match service.spec.ip_families.as_slice() {
+        [] if service.spec.cluster_ip.contains(':') => vec!["IPv6"],
+        [] => vec!["IPv4"],
+        families => families.iter().map(kind).collect(),
+    }
+}
+
+/// The Service's ports as this pod has them; a named port that it lacks is left out.
+fn ports_of(service: &Service, pod: &Pod) -> Vec<(ServicePort, u16)> {
+    service.spec.ports.iter().filter_map(|port| Some((port.clone(), target(port, pod)?))).collect()
+}
+
+fn protocol(text: &str) -> &str {
+    if text.is_empty() { "TCP" } else { text }
+}
+
+fn target(port: &ServicePort, pod: &Pod) -> Option<u16> {
+    let named = |name: &str| {
+        let sidecars = pod.spec.init_containers.iter().filter(|container| container.restart_policy == "Always");
+        let mut all = pod.spec.containers.iter().chain(sidecars).flat_map(|container| &container.ports);
+        let found = all.find(|it| it.name == name && protocol(&it.protocol) == protocol(&port.protocol))?;
+        Some(found.container_port)
+    };
+    match &port.target_port {
+        Value::String(name) if !name.is_empty() => named(name),
+        Value::Number(number) if number.as_u64() != Some(0) => number.as_u64()?.try_into().ok(),
+        _ => Some(port.port),
+    }
+}
+
+fn takes_part(pod: &Pod) -> bool {
+    !pod.is_terminal() && pod.ips().next().is_some()
+}
+
+/// Groups the pods' endpoints by ports; `zone_of` gives a node's zone.
+pub(super) fn groups(service: &Service, pods: &[Arc<Pod>], zone_of: impl Fn(&str) -> Option<String>) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for address_type in address_types(service) {
+        for pod in pods.iter().filter(|pod| takes_part(pod)) {
+            let Some(ip) = pod.ips().find(|ip| ip.contains(':') == (address_type == "IPv6")) else { continue };
+            let ports: Vec<Value> =
+                ports_of(service, pod).iter().map(|(port, number)| slice_port(port, *number)).collect();
+            let at = groups.iter().position(|group| group.address_type == address_type && group.ports == ports);
+            let at = at.unwrap_or_else(|| {
+                groups.push(Group { address_type: address_type.into(), ports, ..Group::default() });
+                groups.len() - 1
+            });
+            groups[at].endpoints.insert(pod.metadata.uid.clone(), endpoint(service, pod, ip, &zone_of));
+        }
+    }
+    groups
+}
+
+fn slice_port(port: &ServicePort, number: u16) -> Value {
+    let mut value = json!({ "name": port.name, "port": number, "protocol": protocol(&port.protocol) });
+    if let Some(app) = &port.app_protocol {
+        value["appProtocol"] = Value::from(app.as_str());
+    }
+    value
+}
+
+fn endpoint(service: &Service, pod: &Pod, ip: &str, zone_of: impl Fn(&str) -> Option<String>) -> Value {
+    let (serving, terminating) = (pod.is_ready(), pod.metadata.is_deleting());
+    let ready = service.spec.publish_not_ready_addresses || (serving && !terminating);
+    let mut value = json!({
+        "addresses": [ip],
+        "conditions": { "ready": ready, "serving": serving, "terminating": terminating },
+        "targetRef": target_ref(pod),
+    });
+    if !pod.spec.node_name.is_empty() {
+        value["nodeName"] = Value::from(pod.spec.node_name.as_str());
+        if let Some(zone) = zone_of(&pod.spec.node_name) {
+            value["zone"] = Value::from(zone);
+        }
+    }
+    if let Some(hostname) = hostname(service, pod) {
+        value["hostname"] = Value::from(hostname);
+    }
+    value
+}
+
+/// A pod has a name of its own below the Service that its `subdomain` names.
+fn hostname<'a>(service: &Service, pod: &'a Pod) -> Option<&'a str> {
+    let named = !pod.spec.hostname.is_empty() && pod.spec.subdomain == service.metadata.name;
+    named.then_some(pod.spec.hostname.as_str())
+}
+
+fn target_ref(pod: &Pod) -> Value {
+    json!({
+        "kind": "Pod",
+        "namespace": pod.metadata.namespace,
+        "name": pod.metadata.name,
+        "uid": pod.metadata.uid,
+    })
+}
+
+/// The Service's labels and those that say whose the slice is.
+pub(super) fn slice_labels(service: &Service) -> BTreeMap<String, String> {
+    let mut labels = service.metadata.labels.clone();
+    labels.remove(HEADLESS);
+    if is_headless(service) {
+        labels.insert(HEADLESS.into(), String::new());
+    }
+    labels.insert(SERVICE_NAME.into(), service.metadata.name.clone());
+    labels.insert(MANAGED_BY.into(), MANAGER.into());
+    labels
+}
+
+/// The least change that brings `existing` slices to `groups`: endpoints stay where they are, changed slices are filled up
+/// first, and where nothing else changes a slice with room is preferred to a new one.
+pub(super) fn changes(service: &Service, groups: Vec<Group>, existing: &[Arc<EndpointSlice>]) -> Changes {
+    let (mut changes, labels) = (Changes::default(), slice_labels(service));
+    let mut unclaimed: Vec<&EndpointSlice> = existing.iter().map(Arc::as_ref).collect();
+    let mut groups = groups;
+    for address_type in address_types(service) {
+        // A Service without endpoints has an empty slice, so that its watchers know that it is looked after.
+        if !groups.iter().any(|group| group.address_type == address_type) {
+            groups.push(Group { address_type: address_type.into(), ..Group::default() });
+        }
+    }
+    for group in groups {
+        let (mine, others) = unclaimed
+            .into_iter()
+            .partition(|slice| slice.address_type == group.address_type && slice.ports == group.ports);
+        unclaimed = others;
+        reconcile_group(group, mine, &labels, &mut changes);
+    }
+    changes.delete.extend(unclaimed.into_iter().map(|slice| slice.metadata.name.clone()));
+    changes
+}
+
+struct Draft<'a> {
+    slice: &'a EndpointSlice,
+    endpoints: Vec<Value>,
+    changed: bool,
+}
+
+fn reconcile_group(
+    mut group: Group,
+    mine: Vec<&EndpointSlice>,
+    labels: &BTreeMap<String, String>,
+    changes: &mut Changes,
+) {
+    let mut drafts: Vec<Draft<'_>> = mine
+        .into_iter()
+        .map(|slice| {
+            let kept = slice.endpoints.iter().filter_map(|endpoint| {
+                group.endpoints.remove(endpoint["targetRef"]["uid"].as_str().unwrap_or_default())
+            });
+            let endpoints: Vec<Value> = kept.collect();
+            let changed = endpoints != slice.endpoints || slice.metadata.labels != *labels;
+            Draft { slice, endpoints, changed }
+        })
+        .collect();
+    drafts.sort_by_key(|draft| (!draft.changed, std::cmp::Reverse(draft.endpoints.len())));
+    let mut left = group.endpoints.into_values();
+    for draft in &mut drafts {
+        let room = MAX_ENDPOINTS.saturating_sub(draft.endpoints.len());
+        let before = draft.endpoints.len();
+        draft.endpoints.extend(left.by_ref().take(room));
+        draft.changed |= draft.endpoints.len() > before;
+    }
+    let left: Vec<Value> = left.collect();
+    let content = |endpoints: &[Value]| json!({ "addressType": group.address_type, "ports": group.ports, "endpoints": endpoints });
+    changes.create.extend(left.chunks(MAX_ENDPOINTS).map(content));
+    let some = !left.is_empty() || drafts.iter().any(|draft| !draft.endpoints.is_empty());
+    if !some && drafts.is_empty() {
+        changes.create.push(content(&[]));
+    }
+    for (at, draft) in drafts.into_iter().enumerate() {
+        let name = draft.slice.metadata.name.clone();
+        // Of slices that became empty one stays if it is all there is.
+        if draft.endpoints.is_empty() && (some || at > 0) {
+            changes.delete.push(name);
+        } else if draft.changed {
+            changes.update.push((name, content(&draft.endpoints)));
+        }
+    }
+}
+
+/// The `subsets` of the Endpoints object: the primary addresses, by ports.
+pub(super) fn subsets(service: &Service, pods: &[Arc<Pod>]) -> Vec<Value> {
+    #[derive(Default)]
+    struct Subset {
+        ready: Vec<Value>,
+        not_ready: Vec<Value>,
+    }
+    let v6 = address_types(service).first() == Some(&"IPv6");
+    let mut by_ports: Vec<(Vec<Value>, Subset)> = Vec::new();
+    let mut index: HashMap<String, usize> = HashMap::new();
+    let publish = service.spec.publish_not_ready_addresses;
+    for pod in pods.iter().filter(|pod| takes_part(pod) && (publish || !pod.metadata.is_deleting())) {
+        let Some(ip) = pod.ips().find(|ip| ip.contains(':') == v6) else { continue };
+        let ports: Vec<Value> =
+            ports_of(service, pod).iter().map(|(port, number)| endpoints_port(port, *number)).collect();
+        if ports.is_empty() && !is_headless(service) {
+            continue;
+        }
+        let mut address = json!({ "ip": ip, "targetRef": target_ref(pod) });
+        if !pod.spec.node_name.is_empty() {
+            address["nodeName"] = Value::from(pod.spec.node_name.as_str());
+        }
+        if let Some(hostname) = hostname(service, pod) {
+            address["hostname"] = Value::from(hostname);
+        }
+        let at = *index.entry(Value::from(ports.clone()).to_string()).or_insert_with(|| {
+            by_ports.push((ports, Subset::default()));
+            by_ports.len() - 1
+        });
+        let subset = &mut by_ports[at].1;
+        if publish || pod.is_ready() { subset.ready.push(address) } else { subset.not_ready.push(address) }
+    }
+    by_ports.sort_by_key(|(ports, _)| Value::from(ports.clone()).to_string());
+    let subset = |(ports, subset): (Vec<Value>, Subset)| {
+        let mut value = Map::new();
+        for (field, mut addresses) in [("addresses", subset.ready), ("notReadyAddresses", subset.not_ready)] {
+            addresses.sort_by(|a, b| a["ip"].as_str().cmp(&b["ip"].as_str()));
+            addresses.truncate(1000);
+            if !addresses.is_empty() {
+                value.insert(field.into(), addresses.into());
+            }
+        }
+        if !ports.is_empty() {
+            value.insert("ports".into(), ports.into());
+        }
+        Value::Object(value)
+    };
+    by_ports.into_iter().map(subset).collect()
+}
+
+fn endpoints_port(port: &ServicePort, number: u16) -> Value {
+    let mut value = slice_port(port, number);
+    if let Some(map) = value.as_object_mut().filter(|_| port.name.is_empty()) {
+        map.remove("name");
+    }
+    value
+}
+
+/// The labels of the Endpoints object.
+pub(super) fn endpoints_labels(service: &Service) -> BTreeMap<String, String> {
+    let mut labels = service.metadata.labels.clone();
+    labels.insert("endpoints.kubernetes.io/managed-by".into(), "endpoint-controller".into());
+    if is_headless(service) {
+        labels.insert(HEADLESS.into(), String::new());
+    }
+    labels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(spec: Value) -> Service {
+        serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "ns", "uid": "s"}, "spec": spec}))
+            .unwrap()
+    }
+
+    fn web() -> Service {
+        service(json!({"clusterIP": "10.96.0.1", "ipFamilies": ["IPv4"],
+                       "ports": [{"port": 80, "targetPort": "http", "protocol": "TCP"}]}))
+    }
+
+    fn pod(number: usize, port: u16, ready: bool) -> Value {
+        json!({
+            "metadata": {"name": format!("p{number}"), "namespace": "ns", "uid": format!("u{number:03}")},
+            "spec": {"nodeName": "n1", "containers": [{"ports": [{"name": "http", "containerPort": port}]}]},
+            "status": {"phase": "Running", "podIPs": [{"ip": format!("10.0.0.{number}")}],
+                       "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}]},
+        })
+    }
+
+    fn pods(values: impl IntoIterator<Item = Value>) -> Vec<Arc<Pod>> {
+        values.into_iter().map(|value| Arc::new(serde_json::from_value(value).unwrap())).collect()
+    }
+
+    fn zone(node: &str) -> Option<String> {
+        (node == "n1").then(|| "z1".to_owned())
+    }
+
+    /// As the API server would answer after `value` was created under `name`.
+    fn slice(service: &Service, name: &str, value: &Value) -> Arc<EndpointSlice> {
+        let mut value = value.clone();
+        value["metadata"] = json!({"name": name, "namespace": "ns", "labels": slice_labels(service)});
+        Arc::new(serde_json::from_value(value).unwrap())
+    }
+
+    #[test]
+    fn endpoints_tell_their_state() {
+        let mut terminating = pod(3, 8080, true);
+        terminating["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        let mut ended = pod(4, 8080, true);
+        ended["status"]["phase"] = json!("Failed");
+        let mut without_ip = pod(5, 8080, false);
+        without_ip["status"]["podIPs"] = json!([]);
+        let pods = pods([pod(1, 8080, true), pod(2, 8080, false), terminating, ended, without_ip]);
+        for (publish, want) in [
+            (false, "u001:true/true/false u002:false/false/false u003:false/true/true"),
+            (true, "u001:true/true/false u002:true/false/false u003:true/true/true"),
+        ] {
+            let mut service = web();
+            service.spec.publish_not_ready_addresses = publish;
+            let groups = groups(&service, &pods, zone);
+            let show = |(uid, endpoint): (&String, &Value)| {
+                let is = |condition: &str| endpoint["conditions"][condition].clone();
+                format!("{uid}:{}/{}/{}", is("ready"), is("serving"), is("terminating"))
+            };
+            assert_eq!(groups[0].endpoints.iter().map(show).collect::<Vec<_>>().join(" "), want);
+            assert_eq!(groups[0].ports, [json!({"name": "", "port": 8080, "protocol": "TCP"})]);
+            assert_eq!(groups[0].endpoints["u001"]["zone"], "z1");
+        }
+    }
+
+    #[test]
+    fn pods_group_by_their_ports() {
+        let pods = pods([pod(1, 8080, true), pod(2, 9090, true), pod(3, 8080, true)]);
+        let groups = groups(&web(), &pods, zone);
+        let show: Vec<_> = groups.iter().map(|group| (group.ports[0]["port"].clone(), group.endpoints.len())).collect();
+        assert_eq!(show, [(json!(8080), 2), (json!(9090), 1)]);
+        assert_eq!(subsets(&web(), &pods).len(), 2);
+    }
+
+    #[test]
+    fn target_ports() {
+        let pods = pods([pod(1, 8080, true)]);
+        for (target, want) in
+            [(json!("http"), Some(8080)), (json!(81), Some(81)), (Value::Null, Some(80)), (json!("x"), None)]
+        {
+            let port = ServicePort { port: 80, target_port: target, ..ServicePort::default() };
+            assert_eq!(super::target(&port, &pods[0]), want);
+        }
+    }
+
+    #[test]
+    fn slices_are_filled_and_kept() {
+        let service = web();
+        let many = |numbers: std::ops::Range<usize>| pods(numbers.map(|number| pod(number, 8080, true)));
+        let first = changes(&service, groups(&service, &many(0..150), zone), &[]);
+        let sizes =
+            |values: &[Value]| values.iter().map(|it| it["endpoints"].as_array().unwrap().len()).collect::<Vec<_>>();
+        assert_eq!(sizes(&first.create), [100, 50]);
+        let existing = [slice(&service, "a", &first.create[0]), slice(&service, "b", &first.create[1])];
+        assert_eq!(changes(&service, groups(&service, &many(0..150), zone), &existing), Changes::default());
+        let grown = changes(&service, groups(&service, &many(0..151), zone), &existing);
+        assert_eq!((grown.create.len(), grown.delete.len()), (0, 0));
+        assert_eq!(grown.update.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["b"]);
+        let shrunk = changes(&service, groups(&service, &many(0..100), zone), &existing);
+        assert_eq!((shrunk.create.len(), shrunk.update.len(), shrunk.delete), (0, 0, vec!["b".to_owned()]));
+        let none = changes(&service, groups(&service, &[], zone), &existing);
+        assert_eq!((sizes(&none.create), none.delete.len()), (vec![0], 2));
+        let empty = [slice(&service, "e", &none.create[0])];
+        assert_eq!(changes(&service, groups(&service, &[], zone), &empty), Changes::default());
+    }
+
+    #[test]
+    fn headless_services_name_their_pods() {
+        let service = service(json!({"clusterIP": "None"}));
+        let mut named = pod(1, 8080, true);
+        named["spec"]["hostname"] = json!("db-0");
+        named["spec"]["subdomain"] = json!("web");
+        let groups = groups(&service, &pods([named]), zone);
+        assert_eq!(groups[0].endpoints["u001"]["hostname"], "db-0");
+        assert!(groups[0].ports.is_empty());
+        assert_eq!(slice_labels(&service).get(HEADLESS).map(String::as_str), Some(""));
+    }
+
+    #[test]
+    fn endpoints_object() {
+        let subsets = subsets(&web(), &pods([pod(2, 8080, true), pod(1, 8080, true), pod(3, 8080, false)]));
+        let ips = |field: &str| -> Vec<_> {
+            subsets[0][field].as_array().unwrap().iter().map(|address| address["ip"].as_str().unwrap()).collect()
+        };
+        assert_eq!((ips("addresses"), ips("notReadyAddresses")), (vec!["10.0.0.1", "10.0.0.2"], vec!["10.0.0.3"]));
+        assert_eq!(subsets[0]["ports"], json!([{"port": 8080, "protocol": "TCP"}]));
+    }
+}

@@ -1,0 +1,158 @@
+//! Pods that do not tolerate a NoExecute taint of their node are deleted, at once or when their toleration ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use apimachinery::time::now_rfc3339;
+use informer::queue::{Action, Queue};
+use informer::recorder::{EventType, ObjectRef, Recorder};
+use informer::rest::{self, DeleteOptions, Rest};
+use informer::{Event, Informer, ObjectKey, Projection};
+use jiff::Timestamp;
+use serde_json::json;
+
+use crate::framework::{Doing, Env, Result, path_of, synced};
+use crate::objects::{Node, Pod, Taint, Toleration};
+use crate::replicas::pods_on;
+
+struct Controller {
+    rest: Rest,
+    recorder: Recorder,
+    nodes: Informer<Node>,
+    pods: Informer<Pod>,
+}
+
+/// What is to become of a pod.
+#[derive(Debug, PartialEq, Eq)]
+enum Fate {
+    Stays,
+    GoesIn(Duration),
+}
+
+pub(super) fn start(env: &Env) {
+    let (nodes, pods) = (env.informers.nodes.clone(), env.informers.pods.clone());
+    let queue = Queue::new("taint-eviction");
+    let (changed, all) = (queue.clone(), pods.clone());
+    nodes.on_event(move |event| {
+        if let Event::Upsert { old, new } = event
+            && (old.as_ref().is_none_or(|old| old.spec.taints != new.spec.taints))
+            && new.spec.taints.iter().any(|taint| taint.effect == "NoExecute")
+        {
+            pods_on(&all, &new.metadata.name).iter().for_each(|pod| changed.add(pod.key()));
+        }
+    });
+    let (changed, known_nodes) = (queue.clone(), nodes.clone());
+    pods.on_event(move |event| {
+        let Event::Upsert { old, new } = event else { return };
+        let assigned = !new.spec.node_name.is_empty() && old.as_ref().is_none_or(|old| old.spec.node_name.is_empty());
+        let node = known_nodes.get(&ObjectKey::cluster(new.spec.node_name.clone())).filter(|_| assigned);
+        if node.is_some_and(|node| node.spec.taints.iter().any(|taint| taint.effect == "NoExecute")) {
+            changed.add(new.metadata.key());
+        }
+    });
+    let known = synced!(nodes, pods);
+    let (rest, recorder) = (env.rest(super::CONTROLLER), env.recorder("taint-eviction-controller"));
+    let controller = Arc::new(Controller { rest, recorder, nodes, pods });
+    env.run(queue, 8, known, controller, |this, key| async move { this.reconcile(&key).await });
+}
+
+fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    (toleration.effect.is_empty() || toleration.effect == taint.effect)
+        && (toleration.key.is_empty() || toleration.key == taint.key)
+        && match toleration.operator.as_str() {
+            "" | "Equal" => toleration.value == taint.value,
+            "Exists" => true,
+            _ => false,
+        }
+}
+
+/// The time counts from when a taint was added, so that it does not begin anew with this process.
+fn fate(taints: &[Taint], tolerations: &[Toleration], now: Timestamp) -> Fate {
+    let mut earliest: Option<Duration> = None;
+    for taint in taints.iter().filter(|taint| taint.effect == "NoExecute") {
+        let mut borne = tolerations.iter().filter(|toleration| tolerates(toleration, taint)).peekable();
+        if borne.peek().is_none() {
+            return Fate::GoesIn(Duration::ZERO);
+        }
+        let Some(seconds) = borne.filter_map(|toleration| toleration.toleration_seconds).min() else { continue };
+        let added = taint.time_added.as_deref().and_then(|text| text.parse::<Timestamp>().ok()).unwrap_or(now);
+        let passed = Duration::try_from(now.duration_since(added)).unwrap_or_default();
+        let left = Duration::from_secs(u64::try_from(seconds).unwrap_or_default()).saturating_sub(passed);
+        earliest = Some(earliest.map_or(left, |known| known.min(left)));
+    }
+    earliest.map_or(Fate::Stays, Fate::GoesIn)
+}
+
+impl Controller {
+    async fn reconcile(&self, key: &ObjectKey) -> Result<Action> {
+        let Some(pod) = self.pods.get(key).filter(|pod| !pod.metadata.is_deleting()) else { return Ok(Action::Done) };
+        let Some(node) = self.nodes.get(&ObjectKey::cluster(pod.spec.node_name.clone())) else {
+            return Ok(Action::Done);
+        };
+        match fate(&node.spec.taints, &pod.spec.tolerations, Timestamp::now()) {
+            Fate::Stays => Ok(Action::Done),
+            Fate::GoesIn(left) if !left.is_zero() => Ok(Action::RequeueAfter(left)),
+            Fate::GoesIn(_) => self.evict(&pod).await.map(|()| Action::Done),
+        }
+    }
+
+    async fn evict(&self, pod: &Pod) -> Result<()> {
+        let (path, key) = (path_of(pod), pod.key());
+        let doing = || format!("evict pod {key}");
+        let message = format!("Marking for deletion Pod {key}");
+        let about = ObjectRef::of("v1", "Pod", &pod.metadata);
+        self.recorder.event(&about, EventType::Normal, "TaintManagerEviction", message);
+        let patch = json!({
+            "metadata": { "uid": pod.metadata.uid },
+            "status": {
+                "conditions": [{
+                    "type": "DisruptionTarget",
+                    "status": "True",
+                    "reason": "DeletionByTaintManager",
+                    "message": "Taint manager: deleting due to NoExecute taint",
+                    "lastTransitionTime": now_rfc3339(),
+                }],
+            },
+        });
+        rest::absent_is_none(self.rest.strategic_merge(&path.clone().child("status"), &patch).await).doing(doing)?;
+        match self.rest.delete(&path, &DeleteOptions::of_uid(&pod.metadata.uid)).await {
+            Err(error) if rest::is_conflict(&error) => Ok(()),
+            other => rest::absent_is_none(other).map(drop).doing(doing),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fates() {
+        let now: Timestamp = "2026-01-01T00:01:00Z".parse().unwrap();
+        let taint = |key: &str, effect: &str| Taint::new(key, effect, Some("2026-01-01T00:00:00Z".into()));
+        let bear = |key: &str, seconds: Option<i64>| Toleration {
+            key: key.into(),
+            operator: "Exists".into(),
+            toleration_seconds: seconds,
+            ..Toleration::default()
+        };
+        let goes = |seconds| Fate::GoesIn(Duration::from_secs(seconds));
+        let cases = [
+            (vec![], vec![], Fate::Stays),
+            (vec![taint("a", "NoSchedule")], vec![], Fate::Stays),
+            (vec![taint("a", "NoExecute")], vec![], goes(0)),
+            (vec![taint("a", "NoExecute")], vec![bear("a", None)], Fate::Stays),
+            (vec![taint("a", "NoExecute")], vec![bear("a", Some(300))], goes(240)),
+            (vec![taint("a", "NoExecute")], vec![bear("a", Some(30))], goes(0)),
+            (vec![taint("a", "NoExecute"), taint("b", "NoExecute")], vec![bear("a", None)], goes(0)),
+            (
+                vec![taint("a", "NoExecute"), taint("b", "NoExecute")],
+                vec![bear("a", Some(100)), bear("b", Some(90))],
+                goes(30),
+            ),
+        ];
+        for (taints, tolerations, want) in cases {
+            assert_eq!(fate(&taints, &tolerations, now), want, "{taints:?} {tolerations:?}");
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Whether nodes live. A node renews its Lease; when that stops for too long its conditions become Unknown, its pods unready,
+//! and taints keep new pods off and let old ones be evicted.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use apimachinery::time::now_rfc3339;
+use informer::queue::{Action, Queue};
+use informer::recorder::{EventType, ObjectRef, Recorder};
+use informer::rest::{self, Rest};
+use informer::{Event, Informer, ObjectKey, Projection};
+use serde_json::{Value, json};
+
+use crate::framework::{Doing, Env, Result, path_of, synced};
+use crate::objects::{Condition, Lease, Node, Pod, Taint};
+use crate::replicas::pods_on;
+
+/// A node is given up after this time without a sign.
+const GRACE: Duration = Duration::from_secs(40);
+const NOT_READY: &str = "node.kubernetes.io/not-ready";
+const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
+/// Conditions a kubelet reports.
+const KUBELET_CONDITIONS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
+
+struct Controller {
+    rest: Rest,
+    recorder: Recorder,
+    nodes: Informer<Node>,
+    pods: Informer<Pod>,
+    /// When each node last gave a sign, by this process's clock: clocks of nodes may differ.
+    signs: Mutex<HashMap<String, Instant>>,
+}
+
+pub(super) fn start(env: &Env) {
+    let (nodes, pods) = (env.informers.nodes.clone(), env.informers.pods.clone());
+    let leases = Informer::<Lease>::builder((env.client_for)(""))
+        .namespace("kube-node-lease")
+        .start(&env.tasks, env.shutdown.clone());
+    let queue = Queue::new("node-health");
+    let controller = Arc::new(Controller {
+        rest: env.rest(super::CONTROLLER),
+        recorder: env.recorder(super::CONTROLLER),
+        nodes: nodes.clone(),
+        pods: pods.clone(),
+        signs: Mutex::default(),
+    });
+    let (this, changed) = (Arc::clone(&controller), queue.clone());
+    leases.on_event(move |event| {
+        let Event::Upsert { old, new } = event else { return };
+        let name = &new.metadata.name;
+        if old.as_ref().is_some_and(|old| old.spec.renew_time == new.spec.renew_time) {
+            return;
+        }
+        // A renewal wakes nobody unless the node had been given up: the timer that is set finds it.
+        if this.sign(name) > GRACE {
+            changed.add(name.clone());
+        }
+    });
+    let (this, changed) = (Arc::clone(&controller), queue.clone());
+    nodes.on_event(move |event| match event {
+        Event::Upsert { old: None, new } => {
+            this.sign(&new.metadata.name);
+            changed.add(new.metadata.name.clone());
+        }
+        Event::Upsert { old: Some(old), new } => {
+            if old.status.conditions != new.status.conditions
+                || old.spec.taints != new.spec.taints
+                || old.spec.unschedulable != new.spec.unschedulable
+            {
+                changed.add(new.metadata.name.clone());
+            }
+        }
+        Event::Delete(last) => this.forget(&last.metadata.name),
+    });
+    let known = synced!(nodes, pods, leases);
+    env.run(queue, 4, known, controller, |this, name| async move { this.reconcile(&name).await });
+}
+
+/// What is wanted of a node's taints: those of its conditions; others stay. None if they are so already.
+fn taints(node: &Node, now: &str) -> Option<Vec<Taint>> {
+    let status = |kind: &str| node.condition(kind).map(|condition| condition.status.as_str());
+    let mut wanted: Vec<Taint> = Vec::new();
+    match status("Ready") {
+        Some("True") => {}
+        Some("False") => wanted.extend(["NoSchedule", "NoExecute"].map(|effect| Taint::new(NOT_READY, effect, None))),
+        Some("Unknown") => {
+            wanted.extend(["NoSchedule", "NoExecute"].map(|effect| Taint::new(UNREACHABLE, effect, None)))
+        }
+        // A node that has not said anything yet is not ready, but nothing runs there that should go.
+        _ => wanted.push(Taint::new(NOT_READY, "NoSchedule", None)),
+    }
+    let pressures = [
+        ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
+        ("DiskPressure", "node.kubernetes.io/disk-pressure"),
+        ("PIDPressure", "node.kubernetes.io/pid-pressure"),
+        ("NetworkUnavailable", "node.kubernetes.io/network-unavailable"),
+    ];
+    let pressed = pressures.iter().filter(|(kind, _)| status(kind) == Some("True"));
+    wanted.extend(pressed.map(|(_, key)| Taint::new(key, "NoSchedule", None)));
+    if node.spec.unschedulable {
+        wanted.push(Taint::new("node.kubernetes.io/unschedulable", "NoSchedule", None));
+    }
+    let ours = |taint: &Taint| {
+        let of_condition =
+            pressures.iter().any(|(_, key)| *key == taint.key) || taint.key == "node.kubernetes.io/unschedulable";
+        matches!(taint.key.as_str(), NOT_READY | UNREACHABLE) || (of_condition && taint.effect == "NoSchedule")
+    };
+    let same = |a: &Taint, b: &Taint| a.key == b.key && a.effect == b.effect;
+    let mut next: Vec<Taint> = node
+        .spec
+        .taints
+        .iter()
+        .filter(|taint| !ours(taint) || wanted.iter().any(|wanted| same(wanted, taint)))
+        .cloned()
+        .collect();
+    for mut taint in wanted {
+        if !next.iter().any(|known| same(known, &taint)) {
+            taint.time_added = (taint.effect == "NoExecute").then(|| now.to_owned());
+            next.push(taint);
+        }
+    }
+    (next != node.spec.taints).then_some(next)
+}
+
+/// The conditions of a node that gives no sign any more; those that are Unknown already stay.
+fn unknown_conditions(node: &Node, now: &str) -> Vec<Value> {
+    let stale = |kind: &&&str| node.condition(kind).is_none_or(|condition| condition.status != "Unknown");
+    KUBELET_CONDITIONS
+        .iter()
+        .filter(stale)
+        .map(|kind| {
+            let (reason, message) = match node.condition(kind) {
+                Some(Condition { .. }) => ("NodeStatusUnknown", "Kubelet stopped posting node status."),
+                None => ("NodeStatusNeverUpdated", "Kubelet never posted node status."),
+            };
+            json!({
+                "type": kind, "status": "Unknown", "reason": reason, "message": message, "lastTransitionTime": now,
+            })
+        })
+        .collect()
+}
+
+impl Controller {
+    /// Notes a sign of life; returns how long the node had been silent.
+    fn sign(&self, name: &str) -> Duration {
+        let mut signs = self.signs.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        signs.insert(name.to_owned(), now).map_or(Duration::ZERO, |last| now - last)
+    }
+
+    fn forget(&self, name: &str) {
+        self.signs.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
+    fn silence(&self, name: &str) -> Duration {
+        let signs = self.signs.lock().unwrap_or_else(PoisonError::into_inner);
+        signs.get(name).map(Instant::elapsed).unwrap_or_default()
+    }
+
+    async fn reconcile(&self, name: &str) -> Result<Action> {
+        let Some(node) = self.nodes.get(&ObjectKey::cluster(name)) else { return Ok(Action::Done) };
+        let silence = self.silence(name);
+        if silence >= GRACE {
+            let unknown = unknown_conditions(&node, &now_rfc3339());
+            if !unknown.is_empty() {
+                let patch = json!({ "metadata": { "uid": node.metadata.uid }, "status": { "conditions": unknown } });
+                let patched = self.rest.strategic_merge(&path_of(node.as_ref()).child("status"), &patch).await;
+                rest::absent_is_none(patched).doing(|| format!("give node {name} up"))?;
+                let about = ObjectRef::of("v1", "Node", &node.metadata);
+                let message = format!("Node {name} status is now: NodeNotReady");
+                self.recorder.event(&about, EventType::Normal, "NodeNotReady", message);
+                // The change comes back as an event, and the rest follows then.
+                return Ok(Action::Done);
+            }
+        }
+        if let Some(taints) = taints(&node, &now_rfc3339()) {
+            let patch = json!({
+                "metadata": { "uid": node.metadata.uid, "resourceVersion": node.metadata.resource_version },
+                "spec": { "taints": taints },
+            });
+            rest::absent_is_none(self.rest.merge(&path_of(node.as_ref()), &patch).await)
+                .doing(|| format!("taint node {name}"))?;
+        }
+        if node.condition("Ready").is_some_and(|ready| ready.status != "True") {
+            self.unready_pods(name).await?;
+        }
+        Ok(if silence < GRACE { Action::RequeueAfter(GRACE - silence) } else { Action::Done })
+    }
+
+    /// Nobody else can say so: their kubelet does not.
+    async fn unready_pods(&self, node: &str) -> Result<()> {
+        for pod in pods_on(&self.pods, node).iter().filter(|pod| pod.is_ready()) {
+            let patch = json!({
+                "metadata": { "uid": pod.metadata.uid },
+                "status": {
+                    "conditions": [{ "type": "Ready", "status": "False", "lastTransitionTime": now_rfc3339() }],
+                },
+            });
+            match self.rest.strategic_merge(&path_of(pod.as_ref()).child("status"), &patch).await {
+                Err(error) if rest::is_conflict(&error) => {}
+                other => drop(rest::absent_is_none(other).doing(|| format!("mark pod {} not ready", pod.key()))?),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(ready: Option<&str>, pressure: bool, taints: Value) -> Node {
+        let mut conditions = Vec::new();
+        conditions.extend(ready.map(|status| json!({"type": "Ready", "status": status})));
+        if pressure {
+            conditions.push(json!({"type": "MemoryPressure", "status": "True"}));
+        }
+        serde_json::from_value(json!({"spec": {"taints": taints}, "status": {"conditions": conditions}})).unwrap()
+    }
+
+    #[test]
+    fn taints_follow_conditions() {
+        let not_ready = json!([{"key": NOT_READY, "effect": "NoSchedule"}]);
+        let cases = [
+            (node(Some("True"), false, json!([])), None),
+            (node(None, false, not_ready.clone()), None),
+            (node(Some("True"), false, not_ready), Some("")),
+            (node(Some("False"), false, json!([])), Some("not-ready:NoSchedule: not-ready:NoExecute:now")),
+            (
+                node(Some("Unknown"), false, json!([{"key": NOT_READY, "effect": "NoExecute", "timeAdded": "t"}])),
+                Some("unreachable:NoSchedule: unreachable:NoExecute:now"),
+            ),
+            (
+                node(Some("True"), true, json!([{"key": "mine", "effect": "NoExecute"}])),
+                Some("mine:NoExecute: memory-pressure:NoSchedule:"),
+            ),
+        ];
+        for (node, want) in cases {
+            let show = |taint: &Taint| {
+                let key = taint.key.trim_start_matches("node.kubernetes.io/");
+                format!("{key}:{}:{}", taint.effect, taint.time_added.as_deref().unwrap_or_default())
+            };
+            let got = taints(&node, "now").map(|taints| taints.iter().map(show).collect::<Vec<_>>().join(" "));
+            assert_eq!(got.as_deref(), want);
+        }
+    }
+
+    #[test]
+    fn silent_nodes_become_unknown_once() {
+        let got = unknown_conditions(&node(Some("True"), true, json!([])), "now");
+        let reasons: Vec<_> = got.iter().map(|condition| condition["reason"].as_str().unwrap()).collect();
+        assert_eq!(
+            reasons,
+            ["NodeStatusUnknown", "NodeStatusUnknown", "NodeStatusNeverUpdated", "NodeStatusNeverUpdated"]
+        );
+        assert_eq!(unknown_conditions(&node(Some("Unknown"), false, json!([])), "now").len(), 3);
+    }
+}

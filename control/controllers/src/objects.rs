@@ -1,0 +1,402 @@
+//! What the controllers need to know of each kind.
+
+use std::collections::BTreeMap;
+
+use informer::meta::null_is_default;
+use informer::{Meta, ObjectKey, Projection};
+use serde::Deserialize;
+use serde_json::Value;
+
+macro_rules! projection {
+    ($name:ident, $group:literal, $version:literal, $resource:literal) => {
+        impl Projection for $name {
+            const GROUP: &'static str = $group;
+            const VERSION: &'static str = $version;
+            const RESOURCE: &'static str = $resource;
+            fn meta(&self) -> &Meta {
+                &self.metadata
+            }
+        }
+    };
+}
+
+projection!(Pod, "", "v1", "pods");
+projection!(Node, "", "v1", "nodes");
+projection!(Namespace, "", "v1", "namespaces");
+projection!(ServiceAccount, "", "v1", "serviceaccounts");
+projection!(ConfigMap, "", "v1", "configmaps");
+projection!(Service, "", "v1", "services");
+projection!(Endpoints, "", "v1", "endpoints");
+projection!(EndpointSlice, "discovery.k8s.io", "v1", "endpointslices");
+projection!(Deployment, "apps", "v1", "deployments");
+projection!(ReplicaSet, "apps", "v1", "replicasets");
+projection!(ReplicationController, "", "v1", "replicationcontrollers");
+projection!(Lease, "coordination.k8s.io", "v1", "leases");
+projection!(ClusterRole, "rbac.authorization.k8s.io", "v1", "clusterroles");
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Pod {
+    pub(crate) metadata: Meta,
+    pub(crate) spec: PodSpec,
+    pub(crate) status: PodStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct PodSpec {
+    pub(crate) node_name: String,
+    pub(crate) hostname: String,
+    pub(crate) subdomain: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub(crate) containers: Vec<Container>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub(crate) init_containers: Vec<Container>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub(crate) tolerations: Vec<Toleration>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Container {
+    pub(crate) restart_policy: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub(crate) ports: Vec<ContainerPort>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct ContainerPort {
+    pub(crate) name: String,
+    pub(crate) container_port: u16,
+    pub(crate) protocol: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Toleration {
+    pub(crate) key: String,
+    pub(crate) operator: String,
+    pub(crate) value: String,
+    pub(crate) effect: String,
+    pub(crate) toleration_seconds: Option<i64>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct PodStatus {
+    pub(crate) phase: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub(crate) conditions: Vec<Condition>,
+    #[serde(rename = "podIP")]
+    pub(crate) pod_ip: String,
+    #[serde(rename = "podIPs", deserialize_with = "null_is_default")]
+    pub(crate) pod_ips: Vec<PodIp>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub(crate) container_statuses: Vec<ContainerStatus>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct PodIp {
+    pub(crate) ip: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct ContainerStatus {
+    pub(crate) restart_count: i64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Condition {
+    pub(crate) r#type: String,
+    pub(crate) status: String,
+    pub(crate) reason: String,
+    pub(crate) message: String,
+    pub(crate) last_transition_time: Option<String>,
+    pub(crate) last_update_time: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Node {
+    pub(crate) metadata: Meta,
+    pub(crate) spec: NodeSpec,
+    pub(crate) status: NodeStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct NodeSpec {
+    pub(crate) unschedulable: bool,
+    #[serde(rename = "podCIDR")]
+    pub(crate) pod_cidr: String,
+    #[serde(rename = "podCIDRs", deserialize_with = "null_is_default")]
+    pub(crate) pod_cidrs: Vec<String>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub(crate) taints: Vec<Taint>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Taint {
+    pub(crate) key: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) value: String,
+    pub(crate) effect: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) time_added: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct NodeStatus {
+    #[serde(deserialize_with = "null_is_default")]
+    pub(crate) conditions: Vec<Condition>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Namespace {
+    pub(crate) metadata: Meta,
+    pub(crate) status: NamespaceStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct NamespaceStatus {
+    pub(crate) phase: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ServiceAccount {
+    pub(crate) metadata: Meta,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ConfigMap {
+    pub(crate) metadata: Meta,
+    #[serde(deserialize_with = "null_is_default")]
+    pub(crate) data: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Service {
+    pub(crate) metadata: Meta,
+    pub(crate) spec: ServiceSpec,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct ServiceSpec {
+    pub(crate) r#type: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub(crate) selector: BTreeMap<String, String>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub(crate) ports: Vec<ServicePort>,
+    #[serde(rename = "clusterIP")]
+    pub(crate) cluster_ip: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub(crate) ip_families: Vec<String>,
+    pub(crate) publish_not_ready_addresses: bool,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct ServicePort {
+    pub(crate) name: String,
+    pub(crate) protocol: String,
+    pub(crate) port: u16,
+    /// A number or a name; null for the same as `port`.
+    pub(crate) target_port: Value,
+    pub(crate) app_protocol: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Endpoints {
+    pub(crate) metadata: Meta,
+    pub(crate) subsets: Value,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct EndpointSlice {
+    pub(crate) metadata: Meta,
+    pub(crate) address_type: String,
+    #[serde(deserialize_with = "null_is_default")]
+    pub(crate) endpoints: Vec<Value>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub(crate) ports: Vec<Value>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Deployment {
+    pub(crate) metadata: Meta,
+    pub(crate) spec: DeploymentSpec,
+    pub(crate) status: DeploymentStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct DeploymentSpec {
+    pub(crate) replicas: Option<i64>,
+    pub(crate) selector: Value,
+    pub(crate) template: Value,
+    pub(crate) strategy: Strategy,
+    pub(crate) min_ready_seconds: i64,
+    pub(crate) revision_history_limit: Option<i64>,
+    pub(crate) paused: bool,
+    pub(crate) progress_deadline_seconds: Option<i64>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Strategy {
+    pub(crate) r#type: String,
+    pub(crate) rolling_update: Option<RollingUpdate>,
+}
+
+/// Numbers, or percentages as text.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct RollingUpdate {
+    pub(crate) max_unavailable: Value,
+    pub(crate) max_surge: Value,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct DeploymentStatus {
+    pub(crate) observed_generation: i64,
+    pub(crate) replicas: i64,
+    pub(crate) updated_replicas: i64,
+    pub(crate) ready_replicas: i64,
+    pub(crate) available_replicas: i64,
+    pub(crate) unavailable_replicas: i64,
+    pub(crate) terminating_replicas: Option<i64>,
+    pub(crate) collision_count: Option<u32>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub(crate) conditions: Vec<Condition>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ReplicaSet {
+    pub(crate) metadata: Meta,
+    pub(crate) spec: ReplicaSetSpec,
+    pub(crate) status: ReplicaStatus,
+}
+
+/// Of ReplicationControllers too, whose selector is a plain map.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct ReplicaSetSpec {
+    pub(crate) replicas: Option<i64>,
+    pub(crate) min_ready_seconds: i64,
+    pub(crate) selector: Value,
+    pub(crate) template: Value,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct ReplicaStatus {
+    pub(crate) observed_generation: i64,
+    pub(crate) replicas: i64,
+    pub(crate) fully_labeled_replicas: i64,
+    pub(crate) ready_replicas: i64,
+    pub(crate) available_replicas: i64,
+    pub(crate) terminating_replicas: Option<i64>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub(crate) conditions: Vec<Condition>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ReplicationController {
+    pub(crate) metadata: Meta,
+    pub(crate) spec: ReplicaSetSpec,
+    pub(crate) status: ReplicaStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Lease {
+    pub(crate) metadata: Meta,
+    pub(crate) spec: LeaseSpec,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct LeaseSpec {
+    pub(crate) renew_time: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct ClusterRole {
+    pub(crate) metadata: Meta,
+    pub(crate) aggregation_rule: Option<AggregationRule>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub(crate) rules: Vec<Value>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct AggregationRule {
+    #[serde(deserialize_with = "null_is_default")]
+    pub(crate) cluster_role_selectors: Vec<Value>,
+}
+
+impl Pod {
+    /// Ended for good.
+    pub(crate) fn is_terminal(&self) -> bool {
+        matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
+    }
+
+    /// Counts as a replica: neither ended nor on its way out.
+    pub(crate) fn is_active(&self) -> bool {
+        !self.is_terminal() && !self.metadata.is_deleting()
+    }
+
+    pub(crate) fn condition(&self, kind: &str) -> Option<&Condition> {
+        self.status.conditions.iter().find(|condition| condition.r#type == kind)
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.condition("Ready").is_some_and(|ready| ready.status == "True")
+    }
+
+    /// Its addresses, the primary one first.
+    pub(crate) fn ips(&self) -> impl Iterator<Item = &str> {
+        let one = self.status.pod_ips.is_empty() && !self.status.pod_ip.is_empty();
+        let all = self.status.pod_ips.iter().map(|ip| ip.ip.as_str()).filter(|ip| !ip.is_empty());
+        one.then_some(self.status.pod_ip.as_str()).into_iter().chain(all)
+    }
+}
+
+impl Node {
+    pub(crate) fn condition(&self, kind: &str) -> Option<&Condition> {
+        self.status.conditions.iter().find(|condition| condition.r#type == kind)
+    }
+}
+
+impl EndpointSlice {
+    /// The Service it belongs to.
+    pub(crate) fn service_key(&self) -> Option<ObjectKey> {
+        let service = self.metadata.label("kubernetes.io/service-name").filter(|name| !name.is_empty())?;
+        Some(ObjectKey::new(self.metadata.namespace.clone(), service))
+    }
+}
+
+impl Taint {
+    pub(crate) fn new(key: &str, effect: &str, time_added: Option<String>) -> Self {
+        Self { key: key.into(), value: String::new(), effect: effect.into(), time_added }
+    }
+}
