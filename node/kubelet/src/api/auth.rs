@@ -5,6 +5,8 @@ use http::Method;
 /// What a caller wants of this node, in the words of a SubjectAccessReview.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Attributes {
+    /// The node.
+    pub node: String,
     /// get, create, update, patch or delete.
     pub verb: &'static str,
     /// Subresources of `nodes`: any of these suffices, tried in order.
@@ -26,7 +28,7 @@ impl Attributes {
     /// The attributes of a request: the verb from its method, the subresource from its path.
     ///
     /// Fine-grained subresources (KEP-2862) come first, `proxy` stays the fallback.
-    pub fn of(method: &Method, path: &str) -> Self {
+    pub fn of(node: &str, method: &Method, path: &str) -> Self {
         let verb = match *method {
             Method::POST => "create",
             Method::PUT => "update",
@@ -54,7 +56,7 @@ impl Attributes {
         } else {
             &["proxy"]
         };
-        Attributes { verb, subresources, path: path.to_owned() }
+        Attributes { node: node.to_owned(), verb, subresources, path: path.to_owned() }
     }
 }
 
@@ -79,7 +81,7 @@ mod tests {
             (Method::HEAD, "/", "get", &["proxy"]),
             (Method::PUT, "/run/a/b/c", "update", &["proxy"]),
         ] {
-            let got = Attributes::of(&method, path);
+            let got = Attributes::of("n", &method, path);
             assert_eq!((got.verb, got.subresources), (verb, subresources), "{method} {path}");
         }
     }

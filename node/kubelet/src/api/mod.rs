@@ -167,7 +167,9 @@ impl Api {
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> Result<Api, ApiError> {
-        let address = server::start(config, routes::State { auth, pods, runtime }, tasks, shutdown).await?;
+        let node_name = config.node_name.clone();
+        let state = routes::State { node_name, auth, pods, runtime, shutdown: shutdown.clone() };
+        let address = server::start(&config, state, tasks, shutdown).await?;
         Ok(Api { address })
     }
 

@@ -1,0 +1,9 @@
+//! Container logs: CRI's format, read from the end, followed by inotify.
+
+mod format;
+mod inotify;
+mod read;
+mod tail;
+
+pub(super) use format::{LogOptions, StreamFilter};
+pub(super) use read::{LogReader, ReadError};
