@@ -94,6 +94,9 @@ pub enum NetworkError {
     /// `nft` refused the rules.
     #[error("nft refused the masquerade rules: {0}")]
     Nft(String),
+    /// The zone of cluster DNS.
+    #[error("cluster domain {0:?} is not a domain name: {1}")]
+    Domain(String, String),
     /// A socket of the DNS process.
     #[error("cannot {action} {address}")]
     Socket {

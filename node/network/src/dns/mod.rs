@@ -1,13 +1,44 @@
 //! Cluster DNS: a small process of its own, and the supervisor that starts, adopts and feeds it.
+//!
+//! - `zone`: the index of names and what a query gets; no I/O. `objects`: from Services to its records.
+//! - `server`, `forward`: queries over UDP and TCP, and the way to the host's resolvers.
+//! - `feed`: how the supervisor tells the process of Services.
+//! - `process`, `supervisor`: the other side; `publish`: how the cluster learns of DNS.
 
-use std::net::{IpAddr, SocketAddr};
+mod feed;
+mod forward;
+mod objects;
+mod process;
+mod publish;
+mod server;
+mod supervisor;
+mod sys;
+mod zone;
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
 
+use hickory_proto::rr::Name;
 use serde::{Deserialize, Serialize};
+use tokio::net::{TcpListener, UdpSocket, UnixListener};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::NetworkError;
+use crate::cidr::Cidr;
+use crate::{NetworkError, files};
+
+pub use publish::ensure_service;
+pub use supervisor::{Supervisor, SupervisorConfig};
+
+use forward::Forwarder;
+use server::Server;
+use zone::{Update, Zone};
+
+/// Where resolvers listen.
+const DNS_PORT: u16 = 53;
 
 /// What the DNS process (`keelson dns --config FILE`) needs; the supervisor writes it as JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,58 +60,53 @@ pub struct DnsConfig {
 
 impl DnsConfig {
     /// Reads a configuration that the supervisor wrote.
-    pub fn load(_path: &Path) -> Result<Self, NetworkError> {
-        unimplemented!()
+    pub fn load(path: &Path) -> Result<Self, NetworkError> {
+        let bytes = std::fs::read(path).map_err(files::failed("read", path))?;
+        serde_json::from_slice(&bytes).map_err(|source| NetworkError::Malformed { path: path.to_owned(), source })
+    }
+
+    fn zone(&self) -> Result<Zone, NetworkError> {
+        let domain = Name::from_utf8(format!("{}.", self.cluster_domain.trim_end_matches('.')));
+        let domain = domain.map_err(|error| NetworkError::Domain(self.cluster_domain.clone(), error.to_string()))?;
+        let reverse: Result<Vec<Cidr>, _> = self.reverse_cidrs.iter().map(|text| text.parse()).collect();
+        Ok(Zone::new(domain, self.listen.ip(), reverse?))
     }
 }
 
 /// The body of `keelson dns`: answers until it is told to stop.
-pub async fn run(_config: DnsConfig, _shutdown: CancellationToken) -> Result<(), NetworkError> {
+///
+/// Uses the sockets that a supervisor has left for it, else makes its own. Call it once in a process.
+pub async fn run(config: DnsConfig, shutdown: CancellationToken) -> Result<(), NetworkError> {
+    let mut zone = config.zone()?;
+    zone.apply(Update::Snapshot(feed::kept(&config.snapshot)));
+    let (udp, tcp, listener) = sockets(&config)?;
+    let zone = Arc::new(RwLock::new(zone));
+    let changed = Arc::new(Notify::new());
+    let server = Server::new(zone.clone(), Forwarder::new(config.resolv_conf.clone(), DNS_PORT));
+    let tasks = TaskTracker::new();
+    tasks.spawn(server.clone().udp(udp, tasks.clone(), shutdown.clone()));
+    tasks.spawn(server.tcp(tcp, tasks.clone(), shutdown.clone()));
+    tasks.spawn(feed::receive(listener, zone.clone(), changed.clone(), shutdown.clone()));
+    tasks.spawn(feed::keep(zone, config.snapshot.clone(), changed, shutdown.clone()));
+    tracing::info!(listen = %config.listen, domain = config.cluster_domain, "answering");
+    shutdown.cancelled().await;
+    tasks.close();
+    tasks.wait().await;
     Ok(())
 }
 
-/// What the supervisor of the DNS process needs.
-#[derive(Clone, Debug)]
-pub struct SupervisorConfig {
-    /// Name of this node.
-    pub node_name: String,
-    /// Where DNS answers.
-    pub node_ip: IpAddr,
-    /// Port on the node's address; 10053 where nothing speaks against it.
-    pub port: u16,
-    /// Keelson's data directory.
-    pub data_dir: PathBuf,
-    /// The zone answered for.
-    pub cluster_domain: String,
-    /// Pod and Service ranges, for reverse look-ups.
-    pub reverse_cidrs: Vec<String>,
-    /// The node's resolv.conf with the upstream resolvers.
-    pub resolv_conf: PathBuf,
-    /// The program to run with `dns --config FILE`; the current executable where it is `None`.
-    pub program: Option<PathBuf>,
-}
-
-/// Starts, adopts, feeds and replaces the DNS process, which outlives it.
-pub struct Supervisor;
-
-impl Supervisor {
-    /// Adopts a running DNS process or starts one, feeds it, and publishes it as an endpoint of Service `kube-dns`.
-    pub async fn start(
-        _config: SupervisorConfig,
-        _client: kube::Client,
-        _tasks: &TaskTracker,
-        _shutdown: CancellationToken,
-    ) -> Result<Self, NetworkError> {
-        Ok(Self)
-    }
-
-    /// Ends the DNS process.
-    pub async fn uninstall(_data_dir: &Path) -> Result<(), NetworkError> {
-        Ok(())
-    }
-}
-
-/// Creates Service `kube-system/kube-dns` with the given cluster address where it is missing.
-pub async fn ensure_service(_client: &kube::Client, _cluster_dns: IpAddr) -> Result<(), NetworkError> {
-    Ok(())
+fn sockets(config: &DnsConfig) -> Result<(UdpSocket, TcpListener, UnixListener), NetworkError> {
+    let inherited = sys::inherited(process::SOCKETS).and_then(|fds| <[OwnedFd; 3]>::try_from(fds).ok());
+    let [udp, tcp, feed] = match inherited {
+        Some(sockets) => sockets,
+        None => {
+            let (udp, tcp) = process::bind_queries(config.listen)?;
+            [udp, tcp, process::bind_feed(&config.socket)?]
+        }
+    };
+    let failed = |source| NetworkError::Socket { action: "use", address: config.listen.to_string(), source };
+    let udp = UdpSocket::from_std(udp.into()).map_err(failed)?;
+    let tcp = TcpListener::from_std(tcp.into()).map_err(failed)?;
+    let feed = UnixListener::from_std(feed.into()).map_err(failed)?;
+    Ok((udp, tcp, feed))
 }

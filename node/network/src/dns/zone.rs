@@ -404,4 +404,4 @@ fn reverse_address(name: &Name) -> Option<IpAddr> {
 
 #[cfg(test)]
 #[path = "zone_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -1,0 +1,163 @@
+//! Real queries over UDP and TCP on the loopback device, with a resolver of the test's own upstream.
+
+use std::net::Ipv4Addr;
+
+use hickory_proto::op::Query;
+use hickory_proto::rr::rdata::A;
+use hickory_proto::rr::{RData, Record};
+
+use super::super::zone::tests::zone;
+use super::super::zone::{ServiceRecord, Update};
+use super::*;
+
+/// Servers that end with the test.
+struct Bench {
+    udp: SocketAddr,
+    tcp: SocketAddr,
+    shutdown: CancellationToken,
+    _directory: tempfile::TempDir,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+async fn bench() -> Bench {
+    let upstream = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let resolv_conf = directory.path().join("resolv.conf");
+    std::fs::write(&resolv_conf, "nameserver 127.0.0.1\n").unwrap();
+    let port = upstream.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let mut buffer = [0; 512];
+        while let Ok((length, from)) = upstream.recv_from(&mut buffer).await {
+            let query = Message::from_vec(&buffer[..length]).unwrap();
+            let mut answer = reply(&query);
+            let name = query.queries[0].name().clone();
+            if name.to_string().starts_with("missing") {
+                answer.metadata.response_code = ResponseCode::NXDomain;
+            } else {
+                answer.add_answer(Record::from_rdata(name, 60, RData::A(A(Ipv4Addr::new(93, 184, 215, 14)))));
+            }
+            upstream.send_to(&answer.to_vec().unwrap(), from).await.unwrap();
+        }
+    });
+    let mut zone = zone();
+    let many = (0..=255).map(|last| Ipv4Addr::new(10, 96, 9, last).into()).collect();
+    let many = ServiceRecord { addresses: many, ..ServiceRecord::default() };
+    zone.apply(Update::Delta([("shop/many".to_owned(), Some(many))].into()));
+    let server = Server::new(Arc::new(RwLock::new(zone)), Forwarder::new(resolv_conf, port));
+    let (socket, listener) = (UdpSocket::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let (udp, tcp) = (socket.local_addr().unwrap(), listener.local_addr().unwrap());
+    let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+    tasks.spawn(server.clone().udp(socket, tasks.clone(), shutdown.clone()));
+    tasks.spawn(server.tcp(listener, tasks.clone(), shutdown.clone()));
+    Bench { udp, tcp, shutdown, _directory: directory }
+}
+
+fn query(name: &str, kind: RecordType) -> Message {
+    let mut message = Message::query();
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(Name::from_utf8(name).unwrap(), kind));
+    message
+}
+
+async fn raw_udp(bench: &Bench, bytes: &[u8]) -> Vec<u8> {
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.send_to(bytes, bench.udp).await.unwrap();
+    let mut buffer = vec![0; 65_535];
+    let received = tokio::time::timeout(Duration::from_secs(10), socket.recv(&mut buffer)).await;
+    buffer.truncate(received.expect("an answer in time").unwrap());
+    buffer
+}
+
+async fn udp(bench: &Bench, query: &Message) -> Message {
+    let answer = Message::from_vec(&raw_udp(bench, &query.to_vec().unwrap()).await).unwrap();
+    assert_eq!(answer.metadata.id, query.metadata.id);
+    answer
+}
+
+async fn tcp(bench: &Bench, queries: &[Message]) -> Vec<Message> {
+    let mut stream = TcpStream::connect(bench.tcp).await.unwrap();
+    let mut answers = Vec::new();
+    for query in queries {
+        let bytes = query.to_vec().unwrap();
+        let length = u16::try_from(bytes.len()).unwrap();
+        stream.write_all(&[&length.to_be_bytes()[..], &bytes].concat()).await.unwrap();
+        let mut answer = vec![0; stream.read_u16().await.unwrap().into()];
+        stream.read_exact(&mut answer).await.unwrap();
+        answers.push(Message::from_vec(&answer).unwrap());
+    }
+    answers
+}
+
+fn summary(message: &Message) -> String {
+    let data = |records: &[Record]| records.iter().map(|record| record.data.to_string()).collect::<Vec<_>>().join(" ");
+    let soa = if message.authorities.iter().any(|record| record.record_type() == RecordType::SOA) { " SOA" } else { "" };
+    format!("{:?} [{}]{soa}", message.metadata.response_code, data(&message.answers))
+}
+
+#[tokio::test]
+async fn answers_of_zone_and_world() {
+    let bench = bench().await;
+    for (name, kind, expected) in [
+        ("web.shop.svc.cluster.local.", RecordType::A, "NoError [10.96.0.5]"),
+        ("web.shop.svc.cluster.local.", RecordType::AAAA, "NoError [] SOA"),
+        ("no.shop.svc.cluster.local.", RecordType::A, "NXDomain [] SOA"),
+        ("example.org.", RecordType::A, "NoError [93.184.215.14]"),
+        ("missing.example.org.", RecordType::A, "NXDomain []"),
+        ("out.shop.svc.cluster.local.", RecordType::A, "NoError [example.org. 93.184.215.14]"),
+    ] {
+        let answer = udp(&bench, &query(name, kind)).await;
+        assert_eq!(summary(&answer), expected, "{name}");
+        assert_eq!(answer.queries.len(), 1);
+        assert!(answer.metadata.recursion_available);
+    }
+    let answers = tcp(&bench, &[query("web.shop.svc.cluster.local.", RecordType::A), query("in.shop.svc.cluster.local.", RecordType::A)]);
+    let answers: Vec<_> = answers.await.iter().map(summary).collect();
+    assert_eq!(answers, ["NoError [10.96.0.5]", "NoError [web.shop.svc.cluster.local. 10.96.0.5]"]);
+}
+
+#[tokio::test]
+async fn large_answers_by_what_the_client_takes() {
+    let bench = bench().await;
+    let plain = query("many.shop.svc.cluster.local.", RecordType::A);
+    let bytes = raw_udp(&bench, &plain.to_vec().unwrap()).await;
+    let answer = Message::from_vec(&bytes).unwrap();
+    assert!(bytes.len() <= 512 && answer.metadata.truncation && answer.answers.is_empty());
+    assert_eq!(tcp(&bench, &[plain]).await[0].answers.len(), 256);
+    let mut edns = query("web.shop.svc.cluster.local.", RecordType::A);
+    let mut option = Edns::new();
+    option.set_max_payload(4096);
+    edns.set_edns(option);
+    assert_eq!(udp(&bench, &edns).await.edns.unwrap().max_payload(), UDP_LIMIT);
+}
+
+#[tokio::test]
+async fn nonsense_is_refused_and_the_next_is_served() {
+    let bench = bench().await;
+    let mut header_only = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    let answer = Message::from_vec(&raw_udp(&bench, &header_only).await).unwrap();
+    assert_eq!((answer.metadata.id, answer.metadata.response_code), (0x1234, ResponseCode::FormErr));
+    header_only[5] = 0;
+    let answer = Message::from_vec(&raw_udp(&bench, &header_only).await).unwrap();
+    assert_eq!(answer.metadata.response_code, ResponseCode::FormErr);
+    let mut update = query("web.shop.svc.cluster.local.", RecordType::A);
+    update.metadata.op_code = OpCode::Notify;
+    assert_eq!(udp(&bench, &update).await.metadata.response_code, ResponseCode::NotImp);
+    let mut chaos = query("version.bind.", RecordType::TXT);
+    chaos.queries[0].set_query_class(DNSClass::CH);
+    assert_eq!(udp(&bench, &chaos).await.metadata.response_code, ResponseCode::Refused);
+    // What gets no answer: rubbish, and answers (two servers would answer each other for ever).
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.send_to(b"x", bench.udp).await.unwrap();
+    let reply = Message::response(1, OpCode::Query).to_vec().unwrap();
+    socket.send_to(&reply, bench.udp).await.unwrap();
+    let good = query("web.shop.svc.cluster.local.", RecordType::A);
+    socket.send_to(&good.to_vec().unwrap(), bench.udp).await.unwrap();
+    let mut buffer = [0; 512];
+    let length = socket.recv(&mut buffer).await.unwrap();
+    assert_eq!(Message::from_vec(&buffer[..length]).unwrap().metadata.id, good.metadata.id);
+}
