@@ -18,7 +18,9 @@ fn main() -> Result<(), Error> {
     let dir = PathBuf::from(arguments.next().ok_or("usage: apiserver DIR [PORT] [memory|sqlite]")?);
     let port = arguments.next().map_or(Ok(16443), |port| port.parse())?;
     let durable = arguments.next().as_deref() == Some("sqlite");
-    rustls::crypto::aws_lc_rs::default_provider().install_default().map_err(|_| "a TLS provider is installed already")?;
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| "a TLS provider is installed already")?;
     tokio::runtime::Runtime::new()?.block_on(run(dir, port, durable))
 }
 

@@ -287,7 +287,14 @@ impl TokenIssuer {
         }
     }
 
-    fn check_alive(&self, kind: &str, resource: &str, namespace: &str, wanted: &Reference, now: i64) -> Result<(), TokenError> {
+    fn check_alive(
+        &self,
+        kind: &str,
+        resource: &str,
+        namespace: &str,
+        wanted: &Reference,
+        now: i64,
+    ) -> Result<(), TokenError> {
         #[derive(Deserialize)]
         struct Object {
             metadata: Meta,

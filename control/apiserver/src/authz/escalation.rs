@@ -61,7 +61,16 @@ impl Authorizer {
     fn may(&self, user: &User, verb: &str, resource: &str, namespace: &str, name: &str) -> bool {
         self.allowed(
             user,
-            &Attributes { verb, group: GROUP, version: "v1", resource, namespace, name, is_resource: true, ..Attributes::default() },
+            &Attributes {
+                verb,
+                group: GROUP,
+                version: "v1",
+                resource,
+                namespace,
+                name,
+                is_resource: true,
+                ..Attributes::default()
+            },
         )
     }
 

@@ -105,7 +105,11 @@ impl Authorizer {
     }
 
     fn apply_event(&self, source: Source, event: &WatchEvent) {
-        if event.kind == EventKind::Deleted { self.remove(source, &event.entry) } else { self.apply(source, &event.entry) }
+        if event.kind == EventKind::Deleted {
+            self.remove(source, &event.entry)
+        } else {
+            self.apply(source, &event.entry)
+        }
     }
 
     fn apply(&self, source: Source, entry: &Entry) {
@@ -156,7 +160,8 @@ async fn feed_task(authorizer: Arc<Authorizer>, source: Source, mut waker: Watch
             () = shutdown.cancelled() => return,
             woken = waker.next() => woken,
         };
-        let Some(feed) = authorizer.feeds.get().and_then(|feeds| feeds.iter().find(|feed| feed.source == source)) else {
+        let Some(feed) = authorizer.feeds.get().and_then(|feeds| feeds.iter().find(|feed| feed.source == source))
+        else {
             continue;
         };
         match woken {

@@ -17,8 +17,8 @@ use apimachinery::status::Status;
 
 use crate::auth::{MASTERS, User};
 use feed::Feed;
-use node::{NodeIndex, Opinion};
 pub use node::{NODES_GROUP, node_name};
+use node::{NodeIndex, Opinion};
 pub use rbac::Kind;
 use rbac::Rbac;
 pub use rules::Rule;
@@ -88,7 +88,11 @@ impl Authorizer {
     /// Decides a request.
     pub fn authorize(&self, user: &User, attributes: &Attributes<'_>) -> Result<Authorized, Status> {
         let decision = self.decide(user, attributes);
-        if decision.allowed { Ok(Authorized { _private: () }) } else { Err(forbidden(user, attributes, &decision.reason)) }
+        if decision.allowed {
+            Ok(Authorized { _private: () })
+        } else {
+            Err(forbidden(user, attributes, &decision.reason))
+        }
     }
 
     /// Whether `user` may do this; for checks beside the request's own (create on update, `bind`, `escalate`, …).

@@ -81,7 +81,8 @@ impl NodeIndex {
         let pods = inner.nodes.entry(node.to_owned()).or_default();
         let key = (namespace.to_owned(), name.to_owned());
         // References of a bound pod never change, except by ephemeral containers.
-        if pods.get(&key).is_some_and(|pod| pod.references.get().is_some() && !mentions(bytes, b"ephemeralContainers")) {
+        if pods.get(&key).is_some_and(|pod| pod.references.get().is_some() && !mentions(bytes, b"ephemeralContainers"))
+        {
             return;
         }
         pods.insert(key, Arc::new(Pod { bytes: bytes.clone(), references: OnceLock::new() }));
@@ -265,11 +266,7 @@ impl NodeIndex {
 
     fn pod(&self, node: &str, a: &Attributes<'_>) -> Opinion {
         let own = || {
-            if self.has_pod(node, a.namespace, a.name) {
-                Opinion::Allow
-            } else {
-                unrelated(node)
-            }
+            if self.has_pod(node, a.namespace, a.name) { Opinion::Allow } else { unrelated(node) }
         };
         match (a.subresource, a.verb) {
             ("", "list" | "watch") if exact_field(a.field_selector, "spec.nodeName") == Some(node) => Opinion::Allow,
@@ -332,18 +329,15 @@ fn mentions(haystack: &[u8], needle: &[u8]) -> bool {
 fn references(pod: &[u8]) -> References {
     let Ok(pod) = serde_json::from_slice::<Value>(pod) else { return References::default() };
     let spec = &pod["spec"];
-    let mut refs = References {
-        service_account: text(&spec["serviceAccountName"]).unwrap_or_default(),
-        ..References::default()
-    };
+    let mut refs =
+        References { service_account: text(&spec["serviceAccountName"]).unwrap_or_default(), ..References::default() };
     refs.secrets.extend(items(&spec["imagePullSecrets"]).filter_map(|item| text(&item["name"])));
     for list in ["initContainers", "containers", "ephemeralContainers"] {
         items(&spec[list]).for_each(|container| refs.add_container(container));
     }
     let pod_name = text(&pod["metadata"]["name"]).unwrap_or_default();
     items(&spec["volumes"]).for_each(|volume| refs.add_volume(volume, &pod_name));
-    refs.resource_claims
-        .extend(items(&spec["resourceClaims"]).filter_map(|claim| text(&claim["resourceClaimName"])));
+    refs.resource_claims.extend(items(&spec["resourceClaims"]).filter_map(|claim| text(&claim["resourceClaimName"])));
     let generated = items(&pod["status"]["resourceClaimStatuses"]);
     refs.resource_claims.extend(generated.filter_map(|claim| text(&claim["resourceClaimName"])));
     refs

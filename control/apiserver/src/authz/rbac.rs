@@ -200,7 +200,13 @@ pub(crate) struct Rbac {
 
 impl Rbac {
     /// Adds or replaces an object. One that does not parse grants nothing; the reason is returned.
-    pub(crate) fn apply(&mut self, kind: Kind, namespace: &str, name: &str, bytes: &[u8]) -> Result<(), serde_json::Error> {
+    pub(crate) fn apply(
+        &mut self,
+        kind: Kind,
+        namespace: &str,
+        name: &str,
+        bytes: &[u8],
+    ) -> Result<(), serde_json::Error> {
         self.delete(kind, namespace, name);
         match kind {
             Kind::ClusterRole | Kind::Role => {
@@ -258,11 +264,7 @@ impl Rbac {
     }
 
     fn scope(&mut self, namespace: &str) -> &mut Scope {
-        if namespace.is_empty() {
-            &mut self.cluster
-        } else {
-            self.namespaces.entry(namespace.to_owned()).or_default()
-        }
+        if namespace.is_empty() { &mut self.cluster } else { self.namespaces.entry(namespace.to_owned()).or_default() }
     }
 
     /// Whether the roles bound to `user` allow this.
@@ -302,9 +304,9 @@ impl Rbac {
         let Some(scope) = (!namespace.is_empty()).then(|| self.namespaces.get(namespace)).flatten() else {
             return false;
         };
-        scope.grants_to(user).any(|grant| {
-            self.find_role(&grant.role, namespace).is_some_and(|role| self.visit(role, &mut check))
-        })
+        scope
+            .grants_to(user)
+            .any(|grant| self.find_role(&grant.role, namespace).is_some_and(|role| self.visit(role, &mut check)))
     }
 
     fn find_role(&self, role: &RoleRef, namespace: &str) -> Option<&Arc<Role>> {

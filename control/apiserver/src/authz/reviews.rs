@@ -1,10 +1,10 @@
 //! The virtual resources that ask instead of storing: access reviews, token reviews, "who am I".
 
 use apimachinery::decode::{FieldValidation, Media, decode};
+use apimachinery::field::{FieldError, Path};
 use apimachinery::gvk::Gvk;
 use apimachinery::schema::Schema;
 use apimachinery::status::Status;
-use apimachinery::field::{FieldError, Path};
 use bytes::Bytes;
 use serde_json::{Value, json};
 

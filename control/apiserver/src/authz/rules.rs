@@ -93,9 +93,9 @@ impl Rule {
         let groups = covers_all(&self.api_groups, &atom.api_groups);
         let resources = atom.resources.iter().all(|wanted| {
             let (_, sub) = wanted.split_once('/').unwrap_or((wanted, ""));
-            self.resources.iter().any(|own| {
-                own == "*" || own == wanted || (!sub.is_empty() && own.strip_prefix("*/") == Some(sub))
-            })
+            self.resources
+                .iter()
+                .any(|own| own == "*" || own == wanted || (!sub.is_empty() && own.strip_prefix("*/") == Some(sub)))
         });
         let names = self.resource_names.is_empty()
             || (!atom.resource_names.is_empty()

@@ -38,7 +38,17 @@ fn attributes(text: &'static str) -> Attributes<'static> {
     let (group, resource) = (parts.next().unwrap(), parts.next().unwrap());
     let group = if group == "core" { "" } else { group };
     let subresource = parts.next().unwrap_or_default();
-    Attributes { verb, group, version: "v1", resource, subresource, namespace, name, is_resource: true, ..Attributes::default() }
+    Attributes {
+        verb,
+        group,
+        version: "v1",
+        resource,
+        subresource,
+        namespace,
+        name,
+        is_resource: true,
+        ..Attributes::default()
+    }
 }
 
 fn check(authorizer: &Authorizer, user: &User, cases: &[(&'static str, bool)]) {
@@ -63,7 +73,8 @@ fn default_roles() {
             ("list ns core/pods", false),
         ],
     );
-    let nobody = User { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()], ..User::default() };
+    let nobody =
+        User { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()], ..User::default() };
     check(
         &authorizer,
         &nobody,
@@ -85,7 +96,11 @@ fn default_roles() {
     check(
         &authorizer,
         &hpa,
-        &[("update ns apps/deployments/scale:a", true), ("update ns apps/deployments:a", false), ("get ns x.io/foos/scale:a", true)],
+        &[
+            ("update ns apps/deployments/scale:a", true),
+            ("update ns apps/deployments:a", false),
+            ("get ns x.io/foos/scale:a", true),
+        ],
     );
 }
 
@@ -192,9 +207,18 @@ fn refusals_are_worded_as_upstream() {
     let authorizer = authorizer(&[]);
     let jane = User::new("jane", &[]);
     let cases = [
-        ("list default core/pods", r#"pods is forbidden: User "jane" cannot list resource "pods" in API group "" in the namespace "default""#),
-        ("get apps/deployments:x", r#"deployments.apps "x" is forbidden: User "jane" cannot get resource "deployments" in API group "apps" at the cluster scope"#),
-        ("create ns core/pods/exec:x", r#"pods "x" is forbidden: User "jane" cannot create resource "pods/exec" in API group "" in the namespace "ns""#),
+        (
+            "list default core/pods",
+            r#"pods is forbidden: User "jane" cannot list resource "pods" in API group "" in the namespace "default""#,
+        ),
+        (
+            "get apps/deployments:x",
+            r#"deployments.apps "x" is forbidden: User "jane" cannot get resource "deployments" in API group "apps" at the cluster scope"#,
+        ),
+        (
+            "create ns core/pods/exec:x",
+            r#"pods "x" is forbidden: User "jane" cannot create resource "pods/exec" in API group "" in the namespace "ns""#,
+        ),
         ("get /metrics", r#"forbidden: User "jane" cannot get path "/metrics""#),
     ];
     for (text, expected) in cases {
@@ -210,13 +234,14 @@ fn nobody_grants_what_they_do_not_hold() {
         "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": "admin"},
         "subjects": [{"kind": "User", "name": "jane"}]})]);
     let jane = User::new("jane", &[]);
-    let role = |verb: &str, resource: &str| {
-        json!({"metadata": {"name": "r", "namespace": "ns"}, "rules": [{"verbs": [verb], "apiGroups": [""], "resources": [resource]}]})
-    };
+    let role = |verb: &str, resource: &str| json!({"metadata": {"name": "r", "namespace": "ns"}, "rules": [{"verbs": [verb], "apiGroups": [""], "resources": [resource]}]});
     let check = |new: &serde_json::Value, old| authorizer.check_escalation(&jane, Kind::Role, "ns", new, old);
     assert!(check(&role("get", "secrets"), None).is_ok());
     let refused = check(&role("create", "nodes"), None).unwrap_err();
-    assert!(refused.message.ends_with("not currently held:\n{APIGroups:[\"\"], Resources:[\"nodes\"], Verbs:[\"create\"]}"), "{refused}");
+    assert!(
+        refused.message.ends_with("not currently held:\n{APIGroups:[\"\"], Resources:[\"nodes\"], Verbs:[\"create\"]}"),
+        "{refused}"
+    );
     assert!(check(&role("*", "*"), Some(&role("*", "*"))).is_ok(), "unchanged rules");
     let binding = |name: &str| json!({"metadata": {"name": "x", "namespace": "ns"}, "roleRef": {"kind": "ClusterRole", "name": name}});
     let bind = |name: &str| authorizer.check_escalation(&jane, Kind::RoleBinding, "ns", &binding(name), None);

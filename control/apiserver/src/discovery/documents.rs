@@ -56,14 +56,16 @@ impl Catalog {
     pub(super) fn new(resources: &'static [Resource]) -> Self {
         let mut groups: Vec<Group> = Vec::new();
         for resource in resources {
-            let group = at_or_push(&mut groups, |g| g.name == *resource.group, || Group {
-                name: resource.group.to_string(),
-                versions: Vec::new(),
-            });
-            let version = at_or_push(&mut group.versions, |v| v.name == *resource.version, || Version {
-                name: resource.version.to_string(),
-                resources: Vec::new(),
-            });
+            let group = at_or_push(
+                &mut groups,
+                |g| g.name == *resource.group,
+                || Group { name: resource.group.to_string(), versions: Vec::new() },
+            );
+            let version = at_or_push(
+                &mut group.versions,
+                |v| v.name == *resource.version,
+                || Version { name: resource.version.to_string(), resources: Vec::new() },
+            );
             version.resources.push(resource);
         }
         let rank = |name: &str| GROUP_ORDER.iter().position(|known| *known == name).unwrap_or(GROUP_ORDER.len());

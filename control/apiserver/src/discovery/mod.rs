@@ -49,7 +49,12 @@ impl Discovery {
     }
 
     /// Answers a GET below `/api`, `/apis`, `/openapi` or at `/`; `None` where there is nothing.
-    pub(crate) fn answer(&self, path: &str, query: &Query, headers: &HeaderMap) -> Option<Result<Response<ResponseBody>, Status>> {
+    pub(crate) fn answer(
+        &self,
+        path: &str,
+        query: &Query,
+        headers: &HeaderMap,
+    ) -> Option<Result<Response<ResponseBody>, Status>> {
         let path = if path.len() > 1 { path.trim_end_matches('/') } else { path };
         if path.starts_with("/openapi") {
             return self.openapi.answer(path, query, headers).map(Ok);
@@ -78,7 +83,16 @@ impl Discovery {
         }
         let mut paths: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/apis/"]
             .into_iter()
-            .chain(["/healthz", "/livez", "/metrics", "/openapi/v3", "/openapi/v3/", "/openid/v1/jwks", "/readyz", "/version"])
+            .chain([
+                "/healthz",
+                "/livez",
+                "/metrics",
+                "/openapi/v3",
+                "/openapi/v3/",
+                "/openid/v1/jwks",
+                "/readyz",
+                "/version",
+            ])
             .map(str::to_owned)
             .collect();
         for group in self.catalog.groups() {

@@ -37,7 +37,8 @@ fn every_resource_is_in_both_forms() {
     let discovery = Discovery::new("10.0.0.1:6443".into(), "test");
     let documents = discovery.build();
     let get = |path: &str, format| -> Value {
-        serde_json::from_slice(&documents.get(&(path.to_owned(), format)).unwrap_or_else(|| panic!("{path}")).body).unwrap()
+        serde_json::from_slice(&documents.get(&(path.to_owned(), format)).unwrap_or_else(|| panic!("{path}")).body)
+            .unwrap()
     };
     let aggregated = [get("/api", Format::V2), get("/apis", Format::V2)];
     for resource in apimachinery::resources::all() {
@@ -47,7 +48,8 @@ fn every_resource_is_in_both_forms() {
             format!("/apis/{}/{}", resource.group, resource.version)
         };
         let list = get(&path, Format::Plain);
-        let names: Vec<&str> = list["resources"].as_array().unwrap().iter().filter_map(|r| r["name"].as_str()).collect();
+        let names: Vec<&str> =
+            list["resources"].as_array().unwrap().iter().filter_map(|r| r["name"].as_str()).collect();
         assert!(names.contains(&&*resource.resource), "{path} {}", resource.resource);
         let found = aggregated.iter().flat_map(|list| list["items"].as_array().unwrap()).any(|group| {
             group["metadata"]["name"].as_str().unwrap_or_default() == resource.group

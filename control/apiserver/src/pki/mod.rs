@@ -18,8 +18,8 @@ use rcgen::{
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::auth::MASTERS;
-use files::{read_optional, split_pem};
 pub use files::write_private;
+use files::{read_optional, split_pem};
 pub use kubeconfig::write_kubeconfig;
 
 /// Certificates are valid from this long ago, for clients whose clocks are behind.
@@ -215,9 +215,10 @@ impl Pki {
 
 /// The names and addresses of the API server's serving certificate.
 pub fn server_sans(config: &crate::Config) -> Vec<String> {
-    let mut sans: Vec<String> = ["localhost", "127.0.0.1", "::1", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
-        .map(str::to_owned)
-        .to_vec();
+    let mut sans: Vec<String> =
+        ["localhost", "127.0.0.1", "::1", "kubernetes", "kubernetes.default", "kubernetes.default.svc"]
+            .map(str::to_owned)
+            .to_vec();
     sans.push(format!("kubernetes.default.svc.{}", config.cluster_domain));
     sans.push(config.node_name.clone());
     sans.push(config.advertise_address.to_string());

@@ -19,7 +19,11 @@ fn reopening_gives_the_same_ca_and_certificates() {
     assert_eq!(again.server("server", "kube-apiserver", &sans).unwrap(), server);
     assert_eq!(again.admin().unwrap(), admin);
     let more = vec!["127.0.0.1".to_owned(), "b.example".to_owned()];
-    assert_ne!(again.server("server", "kube-apiserver", &more).unwrap(), server, "changed names need a new certificate");
+    assert_ne!(
+        again.server("server", "kube-apiserver", &more).unwrap(),
+        server,
+        "changed names need a new certificate"
+    );
     for entry in std::fs::read_dir(dir.path()).unwrap() {
         use std::os::unix::fs::PermissionsExt;
         let entry = entry.unwrap();
@@ -41,7 +45,11 @@ fn damaged_files_are_named_and_kept() {
     Pki::open_or_create(dir.path()).unwrap().admin().unwrap();
     let ca = std::fs::read_to_string(dir.path().join("ca.pem")).unwrap();
     let admin = std::fs::read_to_string(dir.path().join("admin.pem")).unwrap();
-    let mixed = format!("{}{}", &ca[..ca.find("-----BEGIN PRIVATE").unwrap()], &admin[admin.find("-----BEGIN PRIVATE").unwrap()..]);
+    let mixed = format!(
+        "{}{}",
+        &ca[..ca.find("-----BEGIN PRIVATE").unwrap()],
+        &admin[admin.find("-----BEGIN PRIVATE").unwrap()..]
+    );
     let cases = [
         ("ca.pem", String::new(), "holds no certificate"),
         ("ca.pem", ca[..ca.len() / 2].to_owned(), "is damaged"),

@@ -51,7 +51,12 @@ pub(super) fn port_forward(objects: &Objects, info: &RequestInfo, raw_query: &st
 }
 
 /// `log`; `None` while the pod has no node.
-pub(super) fn log(objects: &Objects, info: &RequestInfo, query: &Query, options: String) -> Result<Option<Target>, Status> {
+pub(super) fn log(
+    objects: &Objects,
+    info: &RequestInfo,
+    query: &Query,
+    options: String,
+) -> Result<Option<Target>, Status> {
     let pod = get(objects, "pods", &info.namespace, &info.name)?;
     let container = container(&pod, &info.name, query.get("container").unwrap_or_default(), false)?;
     if pod["spec"]["nodeName"].as_str().unwrap_or_default().is_empty() {
@@ -106,7 +111,8 @@ pub(super) fn service_proxy(objects: &Objects, info: &RequestInfo, raw_query: &s
     let found = items(&endpoints["subsets"]).find_map(|subset| {
         let address = subset["addresses"][0]["ip"].as_str()?;
         let mut ports = items(&subset["ports"]);
-        let port = ports.find(|candidate| wanted.is_empty() || candidate["name"].as_str().unwrap_or_default() == wanted)?;
+        let port =
+            ports.find(|candidate| wanted.is_empty() || candidate["name"].as_str().unwrap_or_default() == wanted)?;
         Some(join(address, &port["port"].as_u64()?.to_string()))
     });
     let address = found.ok_or_else(|| unavailable(name))?;
@@ -182,7 +188,8 @@ fn container(pod: &Value, pod_name: &str, wanted: &str, use_default: bool) -> Re
         items(&pod["spec"][list]).filter_map(|container| container["name"].as_str()).collect()
     };
     let (main, init) = (names("containers"), names("initContainers"));
-    let known = |name: &str| main.contains(&name) || init.contains(&name) || names("ephemeralContainers").contains(&name);
+    let known =
+        |name: &str| main.contains(&name) || init.contains(&name) || names("ephemeralContainers").contains(&name);
     if !wanted.is_empty() {
         return if known(wanted) {
             Ok(wanted.to_owned())
@@ -190,13 +197,15 @@ fn container(pod: &Value, pod_name: &str, wanted: &str, use_default: bool) -> Re
             Err(Status::bad_request(format!("container {wanted} is not valid for pod {pod_name}")))
         };
     }
-    let annotated = pod["metadata"]["annotations"][DEFAULT_CONTAINER].as_str().filter(|name| use_default && known(name));
+    let annotated =
+        pod["metadata"]["annotations"][DEFAULT_CONTAINER].as_str().filter(|name| use_default && known(name));
     match (main.as_slice(), annotated) {
         ([only], _) => Ok((*only).to_owned()),
         (_, Some(name)) => Ok(name.to_owned()),
         ([], None) => Err(Status::bad_request(format!("a container name must be specified for pod {pod_name}"))),
         (many, None) => {
-            let mut text = format!("a container name must be specified for pod {pod_name}, choose one of: [{}]", many.join(" "));
+            let mut text =
+                format!("a container name must be specified for pod {pod_name}, choose one of: [{}]", many.join(" "));
             if !init.is_empty() {
                 text = format!("{text} or one of the init containers: [{}]", init.join(" "));
             }

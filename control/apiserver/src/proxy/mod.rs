@@ -63,7 +63,11 @@ impl Streams {
             _ => matches!(parts.method, Method::GET | Method::POST),
         };
         if !allowed {
-            return Err(Status::method_not_supported("", &format!("{}/{}", info.resource, info.subresource), info.verb.as_str()));
+            return Err(Status::method_not_supported(
+                "",
+                &format!("{}/{}", info.resource, info.subresource),
+                info.verb.as_str(),
+            ));
         }
         let raw_query = parts.uri.query().unwrap_or_default().to_owned();
         let target = match (info.resource.as_str(), info.subresource.as_str()) {
@@ -82,7 +86,12 @@ impl Streams {
         self.forward(target, parts, body).await
     }
 
-    async fn forward(&self, target: Target, mut parts: Parts, body: RequestBody) -> Result<Response<ResponseBody>, Status> {
+    async fn forward(
+        &self,
+        target: Target,
+        mut parts: Parts,
+        body: RequestBody,
+    ) -> Result<Response<ResponseBody>, Status> {
         let client = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
         let request = tunnel::outgoing(&target, parts, body)?;
         let upstream = self.connector.send(&target, request, &self.tasks).await?;

@@ -58,8 +58,7 @@ pub(super) fn log(query: &Query, pod: &str) -> Result<String, Status> {
         match text.parse::<i64>() {
             Ok(number) if number >= least => out.push(name, text),
             Ok(number) => {
-                let detail =
-                    if least == 0 { "must be greater than or equal to 0" } else { "must be greater than 0" };
+                let detail = if least == 0 { "must be greater than or equal to 0" } else { "must be greater than 0" };
                 errors.push(FieldError::invalid(&Path::new(name), json!(number), detail));
             }
             Err(_) => return Err(Status::bad_request(format!("invalid value {text:?} for query parameter {name}"))),
@@ -70,7 +69,10 @@ pub(super) fn log(query: &Query, pod: &str) -> Result<String, Status> {
             return Err(Status::bad_request(format!("invalid value {time:?} for query parameter sinceTime")));
         }
         if query.get("sinceSeconds").is_some_and(|text| !text.is_empty()) {
-            errors.push(FieldError::forbidden(&Path::new("sinceTime"), "at most one of `sinceTime` or `sinceSeconds` may be specified"));
+            errors.push(FieldError::forbidden(
+                &Path::new("sinceTime"),
+                "at most one of `sinceTime` or `sinceSeconds` may be specified",
+            ));
         }
         out.push("sinceTime", time);
     }

@@ -10,7 +10,8 @@ use super::*;
 const NODE: &str = r#"{"status":{"addresses":[{"type":"Hostname","address":"n"},{"type":"InternalIP","address":"10.0.0.5"}],
   "daemonEndpoints":{"kubeletEndpoint":{"Port":10251}}}}"#;
 const ONE: &str = r#"{"spec":{"nodeName":"n","containers":[{"name":"a"}]}}"#;
-const TWO: &str = r#"{"spec":{"nodeName":"n","containers":[{"name":"a"},{"name":"b"}],"initContainers":[{"name":"i"}]}}"#;
+const TWO: &str =
+    r#"{"spec":{"nodeName":"n","containers":[{"name":"a"},{"name":"b"}],"initContainers":[{"name":"i"}]}}"#;
 const PENDING: &str = r#"{"spec":{"containers":[{"name":"a"}]}}"#;
 
 fn objects() -> Objects {
@@ -34,7 +35,9 @@ fn locate(path: &str, query: &str) -> Result<Option<Target>, String> {
     let objects = objects();
     let found = match info.subresource.as_str() {
         "exec" => options::exec(&query).and_then(|o| locate::pod_stream(&objects, &info, &query, "exec", o)).map(Some),
-        "attach" => options::attach(&query).and_then(|o| locate::pod_stream(&objects, &info, &query, "attach", o)).map(Some),
+        "attach" => {
+            options::attach(&query).and_then(|o| locate::pod_stream(&objects, &info, &query, "attach", o)).map(Some)
+        }
         "log" => options::log(&query, &info.name).and_then(|o| locate::log(&objects, &info, &query, o)),
         "portforward" => locate::port_forward(&objects, &info, raw).map(Some),
         _ => locate::node_proxy(&objects, &info, raw).map(Some),
@@ -45,9 +48,16 @@ fn locate(path: &str, query: &str) -> Result<Option<Target>, String> {
 #[test]
 fn streams_are_translated_for_the_kubelet() {
     let cases = [
-        ("pods/one/exec", "command=sh&command=-c&command=echo+%26&stdin=true&tty=true",
-         "/exec/ns/one/a?command=sh&command=-c&command=echo%20%26&input=1&output=1&tty=1"),
-        ("pods/two/exec", "command=ls&container=b&stdout=true&stderr=true", "/exec/ns/two/b?command=ls&output=1&error=1"),
+        (
+            "pods/one/exec",
+            "command=sh&command=-c&command=echo+%26&stdin=true&tty=true",
+            "/exec/ns/one/a?command=sh&command=-c&command=echo%20%26&input=1&output=1&tty=1",
+        ),
+        (
+            "pods/two/exec",
+            "command=ls&container=b&stdout=true&stderr=true",
+            "/exec/ns/two/b?command=ls&output=1&error=1",
+        ),
         ("pods/one/attach", "stdout=true&stderr=false", "/attach/ns/one/a?output=1"),
         ("pods/one/log", "follow=true&tailLines=0&previous=false", "/containerLogs/ns/one/a?follow=true&tailLines=0"),
         ("pods/one/log", "", "/containerLogs/ns/one/a"),
@@ -66,7 +76,11 @@ fn streams_are_translated_for_the_kubelet() {
 #[test]
 fn what_cannot_be_reached_is_said_in_upstreams_words() {
     let cases = [
-        ("two/exec", "command=x", "a container name must be specified for pod two, choose one of: [a b] or one of the init containers: [i]"),
+        (
+            "two/exec",
+            "command=x",
+            "a container name must be specified for pod two, choose one of: [a b] or one of the init containers: [i]",
+        ),
         ("one/exec", "command=x&container=z", "container z is not valid for pod one"),
         ("one/exec", "", "you must specify at least 1 command"),
         ("one/attach", "stdout=false&stderr=false", "you must specify at least 1 of stdin, stdout, stderr"),

@@ -38,7 +38,9 @@ pub(crate) async fn read(headers: &HeaderMap, mut body: RequestBody, stall: Dura
         let frame = match tokio::time::timeout(stall, body.frame()).await {
             Ok(None) => break,
             Ok(Some(Ok(frame))) => frame,
-            Ok(Some(Err(error))) => return Err(Status::bad_request(format!("cannot read the request's body: {error}"))),
+            Ok(Some(Err(error))) => {
+                return Err(Status::bad_request(format!("cannot read the request's body: {error}")));
+            }
             Err(_) => return Err(Status::timeout("the request's body did not arrive in time")),
         };
         let Ok(data) = frame.into_data() else { continue };

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use http::Request;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
@@ -64,10 +64,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The TLS side of the server: its certificate, and client certificates of the cluster's CA if the client has one.
 pub(crate) fn tls(ca_pem: &str, server: &Certified) -> Result<TlsAcceptor, PkiError> {
-    let fail = |problem: &dyn std::fmt::Display| PkiError::Damaged {
-        path: "server.pem".into(),
-        problem: problem.to_string(),
-    };
+    let fail =
+        |problem: &dyn std::fmt::Display| PkiError::Damaged { path: "server.pem".into(), problem: problem.to_string() };
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = rustls::RootCertStore::empty();
     roots

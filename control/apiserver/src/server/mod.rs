@@ -6,6 +6,7 @@ mod in_process;
 mod listener;
 mod metrics;
 mod pipeline;
+mod protobuf;
 pub(crate) mod respond;
 mod start;
 
@@ -58,7 +59,9 @@ pub enum StartError {
     #[error("the service-account key cannot be used: {0}")]
     Key(#[from] crate::auth::tokens::TokenError),
     /// The port.
-    #[error("cannot listen on {address}: {source}. Another server may run there; choose another --port or --bind-address")]
+    #[error(
+        "cannot listen on {address}: {source}. Another server may run there; choose another --port or --bind-address"
+    )]
     Listen {
         /// Where.
         address: SocketAddr,
@@ -130,7 +133,8 @@ impl ApiServer {
             &tasks,
             &shutdown,
         );
-        let streams = Streams::new(pki.ca_pem(), &pki.kubelet_client()?, objects.clone(), tasks.clone(), shutdown.clone())?;
+        let streams =
+            Streams::new(pki.ca_pem(), &pki.kubelet_client()?, objects.clone(), tasks.clone(), shutdown.clone())?;
         let discovery = Discovery::new(format!("{}:{}", config.advertise_address, config.port), &config.version);
         let services = Arc::new(Services { authorizer, tokens: Arc::new(tokens) });
         let inner = Arc::new(Inner {

@@ -13,7 +13,7 @@ use http::{Method, Request, Response, StatusCode};
 
 use super::body::{self, RequestBody};
 use super::health::{self, Check};
-use super::{Inner, respond};
+use super::{Inner, protobuf, respond};
 use crate::auth::User;
 use crate::auth::authenticate::authenticate;
 use crate::auth::impersonate::impersonated;
@@ -31,7 +31,8 @@ impl Inner {
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
         let warnings = Warnings::default();
-        let served = AssertUnwindSafe(self.serve_request(&info, query, parts, body, warnings.clone())).catch_unwind().await;
+        let served =
+            AssertUnwindSafe(self.serve_request(&info, query, parts, body, warnings.clone())).catch_unwind().await;
         let mut response = match served {
             Ok(Ok(response)) => response,
             Ok(Err(status)) => respond::failure(&status),
@@ -79,15 +80,19 @@ impl Inner {
         &self,
         info: &RequestInfo,
         query: Query,
-        parts: Parts,
+        mut parts: Parts,
         body: RequestBody,
         (user, authorized): (Arc<User>, Authorized),
         warnings: Warnings,
     ) -> Answer {
-        let body = match parts.method {
+        let mut body = match parts.method {
             Method::GET | Method::HEAD => bytes::Bytes::new(),
             _ => body::read(&parts.headers, body, self.limits.stalled_body).await?,
         };
+        if content_type(&parts).starts_with(protobuf::MEDIA_TYPE) && !body.is_empty() {
+            body = protobuf::to_json(&body)?;
+            parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
         if reviews::is_review(info) {
             let review = reviews::review(info, &user, &self.services, media(&parts), &body)?;
             return Ok(respond::json(StatusCode::CREATED, &review));
@@ -144,14 +149,18 @@ impl Inner {
             let ready = self.ready.load(std::sync::atomic::Ordering::Acquire);
             let bootstrap = if ready { Ok(()) } else { Err("not finished".to_owned()) };
             checks.push(Check { name: "bootstrap", result: bootstrap });
-            let stopping = if self.shutdown.is_cancelled() { Err("process is shutting down".to_owned()) } else { Ok(()) };
+            let stopping =
+                if self.shutdown.is_cancelled() { Err("process is shutting down".to_owned()) } else { Ok(()) };
             checks.push(Check { name: "shutdown", result: stopping });
         }
         checks
     }
 }
 
+fn content_type(parts: &Parts) -> &str {
+    parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
 fn media(parts: &Parts) -> Media {
-    let content_type = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if content_type.contains("yaml") { Media::Yaml } else { Media::Json }
+    if content_type(parts).contains("yaml") { Media::Yaml } else { Media::Json }
 }

@@ -71,10 +71,16 @@ impl Running {
         TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap()
     }
 
-    async fn ask(&self, alpn: &[u8], client: Option<&Certified>, request: Request<Full<bytes::Bytes>>) -> (StatusCode, String) {
+    async fn ask(
+        &self,
+        alpn: &[u8],
+        client: Option<&Certified>,
+        request: Request<Full<bytes::Bytes>>,
+    ) -> (StatusCode, String) {
         let io = TokioIo::new(self.connect(alpn, client).await);
         let response = if alpn == b"h2" {
-            let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+            let (mut sender, connection) =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
             self.tasks.spawn(async move { connection.await.unwrap_or_default() });
             sender.send_request(request).await.unwrap()
         } else {
@@ -147,7 +153,9 @@ async fn large_bodies_are_refused_and_slow_clients_are_cut() {
     let mut silent = TcpStream::connect(running.address).await.unwrap();
     let half_body = "POST /api/v1/namespaces/default/configmaps HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{";
     let mut closed = Vec::new();
-    for (alpn, bytes) in [(b"h2".as_slice(), ""), (b"http/1.1", ""), (b"http/1.1", "GET / HTT"), (b"http/1.1", half_body)] {
+    for (alpn, bytes) in
+        [(b"h2".as_slice(), ""), (b"http/1.1", ""), (b"http/1.1", "GET / HTT"), (b"http/1.1", half_body)]
+    {
         let mut stream = running.connect(alpn, Some(&admin)).await;
         stream.write_all(bytes.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
@@ -171,8 +179,10 @@ async fn components_in_this_process_take_the_same_path() {
     assert!(scheduler.request_text(request("/api/v1/pods")).await.is_ok());
     let error = scheduler.request_text(request("/api/v1/secrets")).await.unwrap_err();
     assert!(error.to_string().contains("cannot list resource"), "{error}");
-    let review = serde_json::json!({"spec": {"user": "jane", "resourceAttributes": {"verb": "get", "resource": "pods"}}});
-    let post = Request::post("/apis/authorization.k8s.io/v1/subjectaccessreviews").body(review.to_string().into_bytes());
+    let review =
+        serde_json::json!({"spec": {"user": "jane", "resourceAttributes": {"verb": "get", "resource": "pods"}}});
+    let post =
+        Request::post("/apis/authorization.k8s.io/v1/subjectaccessreviews").body(review.to_string().into_bytes());
     let answer: serde_json::Value = scheduler.request(post.unwrap()).await.unwrap();
     assert_eq!(answer["status"]["allowed"], false);
     running.stop().await;

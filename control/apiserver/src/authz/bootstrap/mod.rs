@@ -65,7 +65,9 @@ pub fn reconcile(existing: &Value, desired: &Default) -> Option<Value> {
             }
         }
         // A changed roleRef cannot be updated in place; it is the administrator's choice and stays.
-        Kind::ClusterRoleBinding | Kind::RoleBinding if existing["roleRef"]["name"] == desired.object["roleRef"]["name"] => {
+        Kind::ClusterRoleBinding | Kind::RoleBinding
+            if existing["roleRef"]["name"] == desired.object["roleRef"]["name"] =>
+        {
             let known = existing["subjects"].as_array().cloned().unwrap_or_default();
             let wanted = desired.object["subjects"].as_array().cloned().unwrap_or_default();
             append(&mut merged, "subjects", wanted.into_iter().filter(|subject| !known.contains(subject)));
@@ -112,7 +114,9 @@ pub(super) fn rule_value(rule: &Rule) -> Value {
 fn fill_aggregated(objects: &mut [Default]) {
     let roles: Vec<(Value, Value, Value)> = objects
         .iter()
-        .map(|o| (o.object["metadata"]["labels"].clone(), o.object["rules"].clone(), o.object["aggregationRule"].clone()))
+        .map(|o| {
+            (o.object["metadata"]["labels"].clone(), o.object["rules"].clone(), o.object["aggregationRule"].clone())
+        })
         .collect();
     for object in objects.iter_mut() {
         let mut wanted = aggregate_labels(&object.object["aggregationRule"]);
@@ -123,7 +127,9 @@ fn fill_aggregated(objects: &mut [Default]) {
             for (labels, own, aggregation) in &roles {
                 if labels.get(&label).is_some_and(|value| value == "true") {
                     rules.extend(own.as_array().into_iter().flatten().cloned());
-                    wanted.extend(aggregate_labels(aggregation).into_iter().filter(|l| !wanted.contains(l)).collect::<Vec<_>>());
+                    wanted.extend(
+                        aggregate_labels(aggregation).into_iter().filter(|l| !wanted.contains(l)).collect::<Vec<_>>(),
+                    );
                 }
             }
         }
