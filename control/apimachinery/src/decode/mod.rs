@@ -4,6 +4,8 @@ mod check;
 mod parse;
 mod trail;
 
+use std::collections::HashMap;
+
 use serde_json::Value;
 
 use crate::schema::Schema;
@@ -59,12 +61,34 @@ pub fn decode(body: &[u8], media: Media, schema: Option<&Schema>, validation: Fi
             complaints.push(duplicate);
         }
     }
+    if complaints.len() > 1 && validation != FieldValidation::Ignore {
+        sort_as_written(&mut complaints, unknown, body, media);
+    }
     let warnings = settle(schema, &object, validation, &complaints)?;
     Ok(Decoded { object, warnings })
 }
 
+/// Puts complaints in the order of the body: an unknown field where it is first, a duplicate where it comes again.
+fn sort_as_written(complaints: &mut [Complaint], unknown: usize, body: &[u8], media: Media) {
+    let fields = parse::fields_in_order(body, media);
+    let mut places: HashMap<&str, (usize, usize)> = HashMap::with_capacity(fields.len());
+    for (index, path) in fields.iter().enumerate() {
+        let place = places.entry(path).or_insert((index, index));
+        place.1 = index;
+    }
+    let mut placed: Vec<(usize, Complaint)> = Vec::with_capacity(complaints.len());
+    for (index, complaint) in complaints.iter_mut().enumerate() {
+        let (first, last) = places.get(complaint.path.as_str()).copied().unwrap_or_default();
+        placed.push((if index < unknown { first } else { last }, std::mem::take(complaint)));
+    }
+    placed.sort_by_key(|(place, _)| *place);
+    for (complaint, (_, sorted)) in complaints.iter_mut().zip(placed) {
+        *complaint = sorted;
+    }
+}
+
 /// An unknown or duplicate field.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Complaint {
     path: String,
     text: String,

@@ -23,23 +23,35 @@ pub fn parse(body: &[u8], media: Media) -> Result<Value> {
 }
 
 pub(super) fn parse_noting_duplicates(body: &[u8], media: Media) -> Result<(Value, Vec<Complaint>)> {
-    let context = Context { media, duplicates: RefCell::default() };
-    let seed = Seed { context: &context, trail: &Trail::Root, depth: 0 };
-    let value = match media {
+    let context = Context { media, duplicates: RefCell::default(), order: None };
+    let value = read(body, &context)?;
+    Ok((value, context.duplicates.into_inner()))
+}
+
+/// The paths of all fields as the body has them: to complain in that order. Only for bodies that could be read.
+pub(super) fn fields_in_order(body: &[u8], media: Media) -> Vec<String> {
+    let context = Context { media, duplicates: RefCell::default(), order: Some(RefCell::default()) };
+    let _ = read(body, &context);
+    context.order.map(RefCell::into_inner).unwrap_or_default()
+}
+
+fn read(body: &[u8], context: &Context) -> Result<Value> {
+    let media = context.media;
+    let seed = Seed { context, trail: &Trail::Root, depth: 0 };
+    match media {
         Media::Json => {
             let mut json = serde_json::Deserializer::from_slice(body);
             let value = seed.deserialize(&mut json).and_then(|value| json.end().map(|()| value));
-            value.map_err(|error| unreadable("json parse error", &error))?
+            value.map_err(|error| unreadable("json parse error", &error))
         }
         Media::Yaml => {
             let text = std::str::from_utf8(body).map_err(|error| unreadable("yaml parse error", &error))?;
             let value = serde_saphyr::with_deserializer_from_str_with_options(text, yaml_options(), |yaml| {
                 seed.deserialize(yaml)
             });
-            value.map_err(|error| unreadable("yaml parse error", &error))?
+            value.map_err(|error| unreadable("yaml parse error", &error))
         }
-    };
-    Ok((value, context.duplicates.into_inner()))
+    }
 }
 
 fn unreadable(what: &str, error: &dyn fmt::Display) -> Status {
@@ -63,6 +75,7 @@ fn yaml_options() -> serde_saphyr::Options {
 struct Context {
     media: Media,
     duplicates: RefCell<Vec<Complaint>>,
+    order: Option<RefCell<Vec<String>>>,
 }
 
 #[derive(Clone, Copy)]
@@ -159,6 +172,9 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let mut map = Map::new();
         while let Some((key, line)) = self.next_key(&mut entries)? {
             let trail = Trail::Field(self.trail, &key);
+            if let Some(order) = &self.context.order {
+                order.borrow_mut().push(trail.path());
+            }
             let value = entries.next_value_seed(self.deeper(&trail))?;
             if map.contains_key(&key) {
                 let path = trail.path();
