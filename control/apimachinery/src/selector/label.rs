@@ -49,7 +49,7 @@ impl LabelSelector {
         let mut requirements = Vec::new();
         for (key, value) in selector.get("matchLabels").and_then(Value::as_object).into_iter().flatten() {
             let value = value.as_str().unwrap_or_default().to_owned();
-            requirements.push(Requirement::new(key.clone(), Operator::In, vec![value])?);
+            requirements.push(Requirement::new(key.clone(), Operator::Equals, vec![value])?);
         }
         for expression in selector.get("matchExpressions").and_then(Value::as_array).into_iter().flatten() {
             let text = |key| expression.get(key).and_then(Value::as_str).unwrap_or_default();
@@ -505,5 +505,8 @@ mod tests {
             assert_eq!(got, expect, "{object}");
         }
         assert!(!LabelSelector::from_map(None).matches_map(&labels));
+        // A Scale's selector is this text.
+        let object = json!({"matchLabels": {"b": "2", "a": "1"}, "matchExpressions": [{"key": "c", "operator": "In", "values": ["x"]}]});
+        assert_eq!(LabelSelector::from_object(&object).unwrap().to_string(), "a=1,b=2,c in (x)");
     }
 }

@@ -78,16 +78,7 @@ pub(super) fn labels(map: &Value) -> String {
 /// A `LabelSelector` object as text, or `<none>`.
 pub(super) fn selector(selector: &Value) -> String {
     match crate::selector::LabelSelector::from_object(selector) {
-        Ok(selector) => {
-            // Exact labels are shown as `a=b`, not as `a in (b)`.
-            let requirements = selector.requirements.into_iter().map(|mut one| {
-                if one.operator == crate::selector::Operator::In && one.values.len() == 1 {
-                    one.operator = crate::selector::Operator::Equals;
-                }
-                one.to_string()
-            });
-            or(&requirements.collect::<Vec<_>>().join(","), "<none>").to_owned()
-        }
+        Ok(selector) => or(&selector.to_string(), "<none>").to_owned(),
         Err(_) => "<error>".to_owned(),
     }
 }
