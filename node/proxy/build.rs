@@ -72,8 +72,13 @@ fn digest(path: &Path, hasher: &mut DefaultHasher) -> Result<(), String> {
         hasher.write(&fs::read(path).map_err(fail)?);
         return Ok(());
     }
-    let mut entries: Vec<_> =
-        fs::read_dir(path).map_err(fail)?.collect::<Result<Vec<_>, _>>().map_err(fail)?.iter().map(fs::DirEntry::path).collect();
+    let mut entries: Vec<_> = fs::read_dir(path)
+        .map_err(fail)?
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(fail)?
+        .iter()
+        .map(fs::DirEntry::path)
+        .collect();
     entries.sort();
     entries.iter().try_for_each(|entry| digest(entry, hasher))
 }
@@ -175,8 +180,11 @@ fn compile(root: &Path, cache: &Path) -> Result<PathBuf, String> {
 
 /// PATH, with the places where bpf-linker and its LLVM tools usually are.
 fn search_path() -> OsString {
-    let mut directories: Vec<PathBuf> = env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default();
-    let home = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
+    let mut directories: Vec<PathBuf> =
+        env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default();
+    let home = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
     directories.extend(home.map(|home| home.join("bin")));
     directories.push("/usr/lib/llvm-22/bin".into());
     env::join_paths(directories).unwrap_or_default()

@@ -1,7 +1,7 @@
 //! recvmsg and getpeername: whom a program believes it is talking to.
 
-use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_get_socket_cookie, macros::cgroup_sock_addr};
 use aya_ebpf::programs::SockAddrContext;
+use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_get_socket_cookie, macros::cgroup_sock_addr};
 
 use crate::{
     balance::PROCEED,

@@ -3,8 +3,8 @@
 //! An IPv4-mapped destination of an IPv6 socket arrives at sendmsg4: the kernel unwraps it before the hook.
 
 use abi::{metric, proto};
-use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_get_socket_cookie, macros::cgroup_sock_addr};
 use aya_ebpf::programs::SockAddrContext;
+use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_get_socket_cookie, macros::cgroup_sock_addr};
 
 use crate::{
     balance::{Choice, PROCEED, choose, refuse},

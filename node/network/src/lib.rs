@@ -175,7 +175,8 @@ impl Network {
 
     /// Removes links, routes and rules of this node. Call it in the node's network namespace.
     pub async fn uninstall(data_dir: &Path) -> Result<(), NetworkError> {
-        let (connection, handle, _) = rtnetlink::new_connection().map_err(|error| NetworkError::Netlink(error.to_string()))?;
+        let (connection, handle, _) =
+            rtnetlink::new_connection().map_err(|error| NetworkError::Netlink(error.to_string()))?;
         let connection = tokio::spawn(connection);
         for link in links::ours(&handle).await.map_err(NetworkError::link)? {
             links::delete(&handle, &link).await.map_err(NetworkError::link)?;
@@ -194,7 +195,8 @@ impl Network {
 
 /// A connection to rtnetlink in this namespace, for as long as the process works.
 fn netlink(tasks: &TaskTracker, shutdown: &CancellationToken) -> Result<Handle, NetworkError> {
-    let (connection, handle, _) = rtnetlink::new_connection().map_err(|error| NetworkError::Netlink(error.to_string()))?;
+    let (connection, handle, _) =
+        rtnetlink::new_connection().map_err(|error| NetworkError::Netlink(error.to_string()))?;
     let shutdown = shutdown.clone();
     tasks.spawn(async move {
         shutdown.run_until_cancelled(connection).await;

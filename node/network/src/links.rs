@@ -79,7 +79,12 @@ impl PodLink {
         let host_interface = format!("{PREFIX}{:011x}", hash >> 20);
         let [_, _, _, a, b, c, d, e] = hash.to_be_bytes();
         // Locally administered; the last bit of the first byte (multicast) is clear.
-        Self { host_interface, host_mac: [0x0a, a, b, c, d, e], interface: interface.to_owned(), mac: [0x0e, a, b, c, d, e] }
+        Self {
+            host_interface,
+            host_mac: [0x0a, a, b, c, d, e],
+            interface: interface.to_owned(),
+            mac: [0x0e, a, b, c, d, e],
+        }
     }
 }
 
@@ -178,17 +183,13 @@ pub(crate) async fn loopback_up(namespace: File) -> Result<(), LinkError> {
 }
 
 /// Checks that a pod's link is as [`attach`] left it.
-pub(crate) async fn check(
-    host: &Handle,
-    namespace: File,
-    link: &PodLink,
-    address: Ipv4Addr,
-) -> Result<(), LinkError> {
+pub(crate) async fn check(host: &Handle, namespace: File, link: &PodLink, address: Ipv4Addr) -> Result<(), LinkError> {
     get(host, &link.host_interface).await?;
     let link = link.clone();
     netns::inside(namespace, move |handle| async move {
         let index = get(&handle, &link.interface).await?.header.index;
-        let mut addresses = handle.address().get().set_link_index_filter(index).set_address_filter(address.into()).execute();
+        let mut addresses =
+            handle.address().get().set_link_index_filter(index).set_address_filter(address.into()).execute();
         match addresses.try_next().await.map_err(step("list addresses"))? {
             Some(_) => Ok(()),
             None => Err(LinkError::Wrong(format!("{} does not have address {address}", link.interface))),

@@ -47,7 +47,8 @@ pub(crate) async fn apply(handle: &Handle, wanted: &Routes) -> Result<(), Networ
     }
     for (range, gateway) in wanted {
         let IpAddr::V4(address) = range.address() else { continue };
-        let route = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, range.length()).protocol(NODE_ROUTES);
+        let route =
+            RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, range.length()).protocol(NODE_ROUTES);
         let route = match gateway {
             Some(gateway) => route.gateway(*gateway),
             None => route.kind(RouteType::Unreachable),
@@ -97,10 +98,12 @@ mod tests {
     #[test]
     fn routes_of_a_cluster() {
         let node = |name: &str, cidr: &str, addresses: Value| -> Arc<Node> {
-            let object = json!({"metadata": {"name": name}, "spec": {"podCIDR": cidr}, "status": {"addresses": addresses}});
+            let object =
+                json!({"metadata": {"name": name}, "spec": {"podCIDR": cidr}, "status": {"addresses": addresses}});
             Arc::new(serde_json::from_value(object).unwrap())
         };
-        let at = |address: &str| json!([{"type": "Hostname", "address": "x"}, {"type": "InternalIP", "address": address}]);
+        let at =
+            |address: &str| json!([{"type": "Hostname", "address": "x"}, {"type": "InternalIP", "address": address}]);
         let nodes = [
             node("a", "10.244.0.0/24", at("192.168.0.1")),
             node("b", "10.244.1.0/24", at("192.168.0.2")),

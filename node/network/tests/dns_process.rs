@@ -1,2 +1,197 @@
-//! placeholder
-fn main() {}
+//! The DNS process, started, adopted, killed and replaced by its supervisor, under queries that must all be answered.
+//!
+//! This program is both: called as `… dns --config FILE` it is the DNS process, else the test. (No libtest harness, since
+//! that would take the arguments.)
+
+use std::convert::Infallible;
+use std::net::{IpAddr, UdpSocket};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use network::dns::{DnsConfig, Supervisor, SupervisorConfig, run};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [_, "dns", "--config", path] => runtime.block_on(serve(Path::new(path))),
+        // nextest asks for a list of tests.
+        [_, "--list", ..] => {
+            if !arguments.iter().any(|argument| argument == "--ignored") {
+                println!("dns_process: test");
+            }
+        }
+        _ => runtime.block_on(scenario()),
+    }
+    ExitCode::SUCCESS
+}
+
+async fn serve(path: &Path) {
+    let shutdown = CancellationToken::new();
+    let stop = shutdown.clone();
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).expect("signals");
+    tokio::spawn(async move {
+        terminate.recv().await;
+        stop.cancel();
+    });
+    run(DnsConfig::load(path).expect("a configuration"), shutdown).await.expect("serving");
+}
+
+/// An API server with no objects: lists are empty, watches stay open, writes are echoed.
+fn client() -> kube::Client {
+    let service = tower::service_fn(|request: http::Request<kube::client::Body>| async move {
+        let path = request.uri().path().to_owned();
+        let watching = request.uri().query().is_some_and(|query| query.contains("watch="));
+        let response = http::Response::builder().header("Content-Type", "application/json");
+        if watching {
+            let kind =
+                if path.contains("slices") { ("EndpointSlice", "discovery.k8s.io/v1") } else { ("Service", "v1") };
+            let bookmark = serde_json::json!({"type": "BOOKMARK", "object": {"kind": kind.0, "apiVersion": kind.1, "metadata":
+                {"resourceVersion": "1", "annotations": {"k8s.io/initial-events-end": "true"}}}});
+            let web = serde_json::json!({"type": "ADDED", "object": {"kind": "Service", "apiVersion": "v1", "metadata":
+                {"name": "web", "namespace": "shop", "resourceVersion": "1"}, "spec": {"clusterIP": "10.96.0.5"}}});
+            let text = if kind.0 == "Service" { format!("{web}\n{bookmark}\n") } else { format!("{bookmark}\n") };
+            let first = futures::stream::iter([Ok::<_, Infallible>(http_body::Frame::data(bytes::Bytes::from(text)))]);
+            let body = http_body_util::StreamBody::new(futures::StreamExt::chain(first, futures::stream::pending()));
+            return Ok::<_, Infallible>(response.body(http_body_util::Either::Left(body)).expect("a response"));
+        }
+        let (status, text) = match *request.method() {
+            http::Method::GET => (404, r#"{"kind":"Status","code":404,"reason":"NotFound","status":"Failure"}"#),
+            _ => (201, "{}"),
+        };
+        let body = http_body_util::Full::new(bytes::Bytes::from(text));
+        Ok(response.status(status).body(http_body_util::Either::Right(body)).expect("a response"))
+    });
+    kube::Client::new(service, "default")
+}
+
+struct Asker {
+    stop: Arc<AtomicBool>,
+    asked: Arc<AtomicU32>,
+    thread: std::thread::JoinHandle<u32>,
+}
+
+/// Asks over and over; counts what was not answered rightly.
+fn ask_on(address: IpAddr, port: u16) -> Asker {
+    let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
+    let (end, count) = (stop.clone(), asked.clone());
+    let thread = std::thread::spawn(move || {
+        let mut failed = 0;
+        while !end.load(Ordering::Relaxed) {
+            failed += u32::from(!ask(address, port));
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        failed
+    });
+    Asker { stop, asked, thread }
+}
+
+fn ask(address: IpAddr, port: u16) -> bool {
+    let mut query = vec![7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in ["web", "shop", "svc", "cluster", "local"] {
+        query.push(u8::try_from(label.len()).expect("short"));
+        query.extend(label.as_bytes());
+    }
+    query.extend([0, 0, 1, 0, 1]);
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+    socket.send_to(&query, (address, port)).expect("sent");
+    let mut answer = [0; 512];
+    socket.recv(&mut answer).is_ok_and(|length| answer[..length].ends_with(&[10, 96, 0, 5]))
+}
+
+fn pid(data: &Path) -> i32 {
+    let record = std::fs::read(data.join("dns/dns.pid")).expect("a pid file");
+    let record: serde_json::Value = serde_json::from_slice(&record).expect("JSON");
+    i32::try_from(record["pid"].as_i64().expect("a number")).expect("a pid")
+}
+
+/// Waits for a state of the world that nothing announces to the test, with a deadline.
+async fn until(what: &str, mut reached: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !reached() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+struct Running {
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+async fn start(config: &SupervisorConfig) -> Running {
+    let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+    Supervisor::start(config.clone(), client(), &tasks, shutdown.clone()).await.expect("a supervisor");
+    Running { tasks, shutdown }
+}
+
+async fn stop(running: Running) {
+    running.shutdown.cancel();
+    running.tasks.close();
+    running.tasks.wait().await;
+}
+
+async fn scenario() {
+    let data = tempfile::tempdir().expect("a directory");
+    let resolv_conf = data.path().join("resolv.conf");
+    std::fs::write(&resolv_conf, "").expect("written");
+    let free = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+    let own = std::env::current_exe().expect("this program");
+    let mut config = SupervisorConfig {
+        node_name: "test".into(),
+        node_ip: free.ip(),
+        port: free.port(),
+        data_dir: data.path().to_owned(),
+        cluster_domain: "cluster.local".into(),
+        reverse_cidrs: vec!["10.96.0.0/16".into()],
+        resolv_conf,
+        program: Some(own.clone()),
+    };
+    let running = start(&config).await;
+    let (ip, port) = (config.node_ip, config.port);
+    until("the first answer", || ask(ip, port)).await;
+    let first = pid(data.path());
+    until("a kept snapshot", || data.path().join("dns/snapshot.json").exists()).await;
+    let asker = ask_on(ip, port);
+
+    stop(running).await;
+    let before = asker.asked.load(Ordering::Relaxed);
+    until("answers without a supervisor", || asker.asked.load(Ordering::Relaxed) > before + 20).await;
+    let running = start(&config).await;
+    assert_eq!(pid(data.path()), first, "the same program with the same configuration is adopted");
+
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(first), nix::sys::signal::Signal::SIGKILL).expect("killed");
+    until("another process", || pid(data.path()) != first).await;
+    let second = pid(data.path());
+    let before = asker.asked.load(Ordering::Relaxed);
+    until("answers of the second", || asker.asked.load(Ordering::Relaxed) > before + 20).await;
+
+    stop(running).await;
+    let upgraded = data.path().join("upgraded");
+    std::fs::copy(&own, &upgraded).expect("copied");
+    config.program = Some(upgraded);
+    let running = start(&config).await;
+    assert_ne!(pid(data.path()), second, "another program takes over");
+    until("the end of the second", || {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(second), None).is_err()
+            || std::fs::read_to_string(format!("/proc/{second}/stat")).map_or(true, |stat| stat.contains(") Z "))
+    })
+    .await;
+    let before = asker.asked.load(Ordering::Relaxed);
+    until("answers of the third", || asker.asked.load(Ordering::Relaxed) > before + 20).await;
+
+    asker.stop.store(true, Ordering::Relaxed);
+    let failed = asker.thread.join().expect("the asker");
+    stop(running).await;
+    Supervisor::uninstall(data.path()).await.expect("uninstalled");
+    assert_eq!(failed, 0, "every query is answered");
+    assert!(!data.path().join("dns").exists());
+    println!("dns_process: {} queries, none failed", asker.asked.load(Ordering::Relaxed));
+}

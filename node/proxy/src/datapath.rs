@@ -47,7 +47,9 @@ pub enum DatapathError {
         source: io::Error,
     },
     /// The pin directory is on another kind of filesystem.
-    #[error("{path} is not on a bpffs; mount one there (`mount -t bpf bpf {path}`) or choose a directory below /sys/fs/bpf")]
+    #[error(
+        "{path} is not on a bpffs; mount one there (`mount -t bpf bpf {path}`) or choose a directory below /sys/fs/bpf"
+    )]
     NotBpffs {
         /// The directory.
         path: PathBuf,
@@ -124,7 +126,8 @@ impl Programs {
         let directory = File::open(cgroup).map_err(failed("open", cgroup))?;
         let inode = directory.metadata().map_err(failed("stat", cgroup))?.ino();
         for (name, attach_type) in HOOKS {
-            let fail = |action| move |source| DatapathError::Attach { program: name, action, cgroup: cgroup.into(), source };
+            let fail =
+                |action| move |source| DatapathError::Attach { program: name, action, cgroup: cgroup.into(), source };
             let path = self.links.join(name);
             let loaded = program(&mut self.loaded, name)?;
             let fd = loaded.fd().map_err(|error| DatapathError::Load(error.into()))?.as_fd();

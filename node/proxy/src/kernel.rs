@@ -139,7 +139,8 @@ fn sweep<K: Pod, V: Pod>(
     name: &'static str,
     gone: impl Fn(&K, &V) -> bool,
 ) -> Opened<()> {
-    let picked: Vec<K> = map.iter().filter_map(Result::ok).filter(|(key, value)| gone(key, value)).map(|(key, _)| key).collect();
+    let picked: Vec<K> =
+        map.iter().filter_map(Result::ok).filter(|(key, value)| gone(key, value)).map(|(key, _)| key).collect();
     picked.iter().try_for_each(|key| remove(map, name, key))
 }
 

@@ -105,7 +105,13 @@ impl Service {
     }
 }
 
-fn service(name: &'static str, protocol: Protocol, address: &'static str, port: u16, backends: &[SocketAddr]) -> Service {
+fn service(
+    name: &'static str,
+    protocol: Protocol,
+    address: &'static str,
+    port: u16,
+    backends: &[SocketAddr],
+) -> Service {
     Service { name, protocol, address: Some(address), port, backends: backends.to_vec(), affinity: 0 }
 }
 
@@ -227,7 +233,11 @@ fn sockets_reach_services() {
         assert_eq!(ask_tcp(&tcp4.to_string()).unwrap(), ("tcp4".to_owned(), tcp4));
         assert_eq!(ask_udp("0.0.0.0:0", &udp4.to_string()).unwrap(), ("udp4".to_owned(), udp4));
         // No backends: as if nobody listened.
-        for refused in [ask_tcp("10.96.0.2:80"), ask_udp("0.0.0.0:0", "10.96.0.2:53"), ask_connected_udp("0.0.0.0:0", "10.96.0.2:53")] {
+        for refused in [
+            ask_tcp("10.96.0.2:80"),
+            ask_udp("0.0.0.0:0", "10.96.0.2:53"),
+            ask_connected_udp("0.0.0.0:0", "10.96.0.2:53"),
+        ] {
             assert_eq!(refused.unwrap_err().kind(), ErrorKind::ConnectionRefused);
         }
         // A node port answers on the node's loopback, but a pod's loopback is the pod's own.
@@ -249,7 +259,10 @@ fn backends_share_and_affinity_stays() {
     in_namespace(|| {
         let bench = Bench::new();
         let backends = [tcp_server("127.0.0.2:0", "a"), tcp_server("127.0.0.3:0", "b"), tcp_server("127.0.0.4:0", "c")];
-        let sticky = |backends: &[SocketAddr]| Service { affinity: 60, ..service("sticky", Protocol::Tcp, "10.96.0.3", 80, backends) };
+        let sticky = |backends: &[SocketAddr]| Service {
+            affinity: 60,
+            ..service("sticky", Protocol::Tcp, "10.96.0.3", 80, backends)
+        };
         bench.run(&[service("spread", Protocol::Tcp, "10.96.0.1", 80, &backends), sticky(&backends)]);
         let mut seen = BTreeMap::<String, u32>::new();
         for _ in 0..300 {
@@ -262,7 +275,8 @@ fn backends_share_and_affinity_stays() {
             assert_eq!(ask_tcp("10.96.0.3:80").unwrap().0, first);
         }
         // The backend goes: clients move on at once.
-        let rest: Vec<_> = backends.iter().zip(["a", "b", "c"]).filter(|(_, name)| *name != first).map(|(at, _)| *at).collect();
+        let rest: Vec<_> =
+            backends.iter().zip(["a", "b", "c"]).filter(|(_, name)| *name != first).map(|(at, _)| *at).collect();
         let (_programs, mut reconciler) = bench.load();
         let key = ObjectKey::new("test", "sticky");
         reconciler.apply(&key, &sticky(&backends).desired()).unwrap();

@@ -219,7 +219,8 @@ impl<K: Kernel> Reconciler<K> {
             }
         }
         let count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
-        let full = || ReconcileError::Full { count: backends.len(), family: set.family, slots: self.kernel.slots(set.family) };
+        let full =
+            || ReconcileError::Full { count: backends.len(), family: set.family, slots: self.kernel.slots(set.family) };
         let free = self.free.get_mut(&set.family).expect("both families are there");
         let base = free.take(count).ok_or_else(full)?;
         for (slot, backend) in (base..).zip(backends) {

@@ -95,7 +95,11 @@ pub fn desired(service: &Service, slices: &[Arc<Slice>], node_name: &str) -> Des
     let mut wanted = Desired::default();
     let labels = &service.metadata.labels;
     let headless = service.spec.cluster_ip == "None" || service.spec.cluster_ip.is_empty();
-    if service.spec.kind == "ExternalName" || headless || labels.contains_key(PROXY_NAME) || labels.contains_key(HEADLESS) {
+    if service.spec.kind == "ExternalName"
+        || headless
+        || labels.contains_key(PROXY_NAME)
+        || labels.contains_key(HEADLESS)
+    {
         return wanted;
     }
     for port in &service.spec.ports {
@@ -132,11 +136,8 @@ fn add_port(
     let internal_local = spec.internal_traffic_policy.as_deref() == Some("Local");
     let external_local = spec.external_traffic_policy.as_deref() == Some("Local");
     let flags = if external_local { service_flag::EXTERNAL_LOCAL } else { 0 };
-    let cluster = addresses(if spec.cluster_ips.is_empty() {
-        std::slice::from_ref(&spec.cluster_ip)
-    } else {
-        &spec.cluster_ips
-    });
+    let cluster =
+        addresses(if spec.cluster_ips.is_empty() { std::slice::from_ref(&spec.cluster_ip) } else { &spec.cluster_ips });
     // Only addresses that a load balancer claims as its own may be short-circuited.
     let ingress = &service.status.load_balancer.ingress;
     let ingress: Vec<_> =
@@ -146,9 +147,7 @@ fn add_port(
     let mut add = |family, address, number, local, flags| {
         let set = SetKey { family, port: port.name.clone(), protocol, local };
         wanted.sets.entry(set.clone()).or_insert_with(|| backends(slices, &set, node_name));
-        wanted
-            .frontends
-            .insert(Frontend { family, address, port: number, protocol }, Target { set, flags, affinity });
+        wanted.frontends.insert(Frontend { family, address, port: number, protocol }, Target { set, flags, affinity });
     };
     for address in &cluster {
         add(family_of(address), Some(*address), port.port, internal_local, 0);
@@ -185,7 +184,9 @@ fn backends(slices: &[Arc<Slice>], set: &SetKey, node_name: &str) -> Vec<SocketA
             if set.local && endpoint.node_name.as_deref() != Some(node_name) {
                 continue;
             }
-            let Some(address) = endpoint.addresses.first().and_then(|text| text.parse::<IpAddr>().ok()) else { continue };
+            let Some(address) = endpoint.addresses.first().and_then(|text| text.parse::<IpAddr>().ok()) else {
+                continue;
+            };
             if family_of(&address) != set.family {
                 continue;
             }
@@ -259,9 +260,12 @@ mod tests {
     #[test]
     fn frontends() {
         let http = json!([{"name": "http", "port": 80, "protocol": "TCP"}]);
-        check("cluster IP", json!({"clusterIP": "10.96.0.5", "ports": http}), two(), &[
-            "Tcp 10.96.0.5:80 -> 10.0.0.1:8080 10.0.0.2:8080",
-        ]);
+        check(
+            "cluster IP",
+            json!({"clusterIP": "10.96.0.5", "ports": http}),
+            two(),
+            &["Tcp 10.96.0.5:80 -> 10.0.0.1:8080 10.0.0.2:8080"],
+        );
         check(
             "node port, external addresses",
             json!({"type": "NodePort", "clusterIP": "10.96.0.5", "externalIPs": ["1.2.3.4"], "externalTrafficPolicy": "Local",
@@ -285,9 +289,12 @@ mod tests {
             two(),
             &["Udp 10.96.0.5:53 10800s -> 10.0.0.1:5353 10.0.0.2:5353"],
         );
-        check("unknown port name", json!({"clusterIP": "10.96.0.5", "ports": [{"name": "x", "port": 80}]}), two(), &[
-            "Tcp 10.96.0.5:80 -> ",
-        ]);
+        check(
+            "unknown port name",
+            json!({"clusterIP": "10.96.0.5", "ports": [{"name": "x", "port": 80}]}),
+            two(),
+            &["Tcp 10.96.0.5:80 -> "],
+        );
         check("headless", json!({"clusterIP": "None", "ports": http}), two(), &[]);
         check("not allocated", json!({"ports": http}), two(), &[]);
         check("external name", json!({"type": "ExternalName", "externalName": "x.org"}), two(), &[]);
@@ -310,7 +317,8 @@ mod tests {
     #[test]
     fn endpoint_conditions() {
         let spec = || json!({"clusterIP": "10.96.0.5", "ports": [{"name": "http", "port": 80}]});
-        let endpoint = |last: u8, conditions: Value| json!({"addresses": [format!("10.0.0.{last}")], "conditions": conditions});
+        let endpoint =
+            |last: u8, conditions: Value| json!({"addresses": [format!("10.0.0.{last}")], "conditions": conditions});
         let ready = endpoint(1, json!({"ready": true, "serving": true, "terminating": false}));
         let unready = endpoint(2, json!({"ready": false, "serving": false, "terminating": false}));
         let draining = endpoint(3, json!({"ready": false, "serving": true, "terminating": true}));

@@ -118,7 +118,11 @@ fn checked(
         return run_loopback(&request, version);
     }
     let socket = config.socket.as_deref().ok_or_else(|| {
-        CniError::new(code::INVALID_CONFIG, "invalid network configuration", "\"socket\", the node's socket, is missing")
+        CniError::new(
+            code::INVALID_CONFIG,
+            "invalid network configuration",
+            "\"socket\", the node's socket, is missing",
+        )
     })?;
     match ask(socket, &request)? {
         Response::Attached(attachment) => Ok(result(&attachment, &request, version).to_string()),
@@ -129,7 +133,8 @@ fn checked(
 
 /// `namespace/name` out of `K8S_POD_NAMESPACE=…;K8S_POD_NAME=…`.
 fn pod_name(arguments: &str) -> String {
-    let value = |name: &str| arguments.split(';').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')).unwrap_or("");
+    let value =
+        |name: &str| arguments.split(';').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')).unwrap_or("");
     format!("{}/{}", value("K8S_POD_NAMESPACE"), value("K8S_POD_NAME"))
 }
 
@@ -140,7 +145,8 @@ fn ask(socket: &Path, request: &Request) -> Result<Response, CniError> {
     };
     let mut stream = UnixStream::connect(socket).map_err(away)?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(away)?;
-    let mut line = serde_json::to_vec(request).map_err(|error| CniError::new(code::DECODE, "cannot encode the request", error))?;
+    let mut line =
+        serde_json::to_vec(request).map_err(|error| CniError::new(code::DECODE, "cannot encode the request", error))?;
     line.push(b'\n');
     stream.write_all(&line).map_err(away)?;
     let mut answer = String::new();
@@ -257,7 +263,8 @@ mod tests {
 
     #[test]
     fn names_that_mean_the_plugin() {
-        for (name, expected) in [("/x/keelson-cni", true), ("loopback", true), ("/usr/bin/keelson", false), ("", false)] {
+        for (name, expected) in [("/x/keelson-cni", true), ("loopback", true), ("/usr/bin/keelson", false), ("", false)]
+        {
             assert_eq!(is_plugin(OsStr::new(name)), expected, "{name}");
         }
     }

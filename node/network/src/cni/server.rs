@@ -62,7 +62,9 @@ impl Server {
         shutdown: CancellationToken,
     ) -> Result<(), NetworkError> {
         match std::fs::remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(files::failed("remove", path)(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(files::failed("remove", path)(error));
+            }
             _ => {}
         }
         let listener = UnixListener::bind(path).map_err(files::failed("listen at", path))?;
@@ -165,7 +167,9 @@ impl Server {
     }
 
     async fn check(&self, request: &Request) -> Result<Response, CniError> {
-        let wrong = |error: &dyn std::fmt::Display| CniError::new(code::NETWORK, "the pod's link is not as it should be", error);
+        let wrong = |error: &dyn std::fmt::Display| {
+            CniError::new(code::NETWORK, "the pod's link is not as it should be", error)
+        };
         let allocated = self.ipam().get(&request.container, &request.interface).cloned();
         let allocated = allocated.ok_or_else(|| wrong(&"no address is allocated to the container"))?;
         let link = PodLink::of(&request.container, &request.interface);
@@ -181,8 +185,9 @@ impl Server {
 }
 
 fn open(netns: &str) -> Result<File, CniError> {
-    File::open(netns)
-        .map_err(|error| CniError::new(code::IO, "cannot open the pod's network namespace", format!("{netns}: {error}")))
+    File::open(netns).map_err(|error| {
+        CniError::new(code::IO, "cannot open the pod's network namespace", format!("{netns}: {error}"))
+    })
 }
 
 fn no_address(error: IpamError) -> CniError {

@@ -55,12 +55,7 @@ async fn connection(stream: UnixStream, zone: &RwLock<Zone>, changed: &Notify) -
 }
 
 /// Keeps what is known in a file, so that a DNS process that starts while the supervisor is away can answer.
-pub(super) async fn keep(
-    zone: Arc<RwLock<Zone>>,
-    path: PathBuf,
-    changed: Arc<Notify>,
-    shutdown: CancellationToken,
-) {
+pub(super) async fn keep(zone: Arc<RwLock<Zone>>, path: PathBuf, changed: Arc<Notify>, shutdown: CancellationToken) {
     while shutdown.run_until_cancelled(changed.notified()).await.is_some() {
         let (zone, path) = (zone.clone(), path.clone());
         let write = move || {
@@ -69,7 +64,9 @@ pub(super) async fn keep(
             files::replace(&path, &text)
         };
         match tokio::task::spawn_blocking(write).await {
-            Ok(Err(error)) => tracing::error!(error = &error as &dyn std::error::Error, "Services are not kept for a restart"),
+            Ok(Err(error)) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "Services are not kept for a restart")
+            }
             Err(error) => tracing::error!(%error, "Services are not kept for a restart"),
             Ok(Ok(())) => {}
         }

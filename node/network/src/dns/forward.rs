@@ -40,7 +40,9 @@ impl Forwarder {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.0 != changed || changed.is_none() {
             match std::fs::read_to_string(&self.path) {
-                Ok(text) => *known = (changed, name_servers(&text).into_iter().map(|ip| (ip, self.port).into()).collect()),
+                Ok(text) => {
+                    *known = (changed, name_servers(&text).into_iter().map(|ip| (ip, self.port).into()).collect())
+                }
                 Err(error) => tracing::warn!(path = %self.path.display(), %error, "cannot read the host's resolvers"),
             }
         }
@@ -106,7 +108,10 @@ async fn ask_tcp(resolver: SocketAddr, query: &[u8]) -> std::io::Result<Vec<u8>>
 /// The `nameserver` lines; a scope (`fe80::1%eth0`) is left off, as it cannot be asked without.
 fn name_servers(text: &str) -> Vec<IpAddr> {
     let lines = text.lines().filter_map(|line| line.trim_start().strip_prefix("nameserver"));
-    lines.filter(|rest| rest.starts_with([' ', '\t'])).filter_map(|rest| rest.split_whitespace().next()?.parse().ok()).collect()
+    lines
+        .filter(|rest| rest.starts_with([' ', '\t']))
+        .filter_map(|rest| rest.split_whitespace().next()?.parse().ok())
+        .collect()
 }
 
 #[cfg(test)]

@@ -147,7 +147,9 @@ fn endpoints(spec: &ServiceSpec, slices: &[Arc<Slice>]) -> Vec<EndpointRecord> {
                     host: host.map_or_else(|| dashed(&address), str::to_ascii_lowercase),
                     ports: Vec::new(),
                 });
-                record.ports.extend(ports.iter().filter(|port| !record.ports.contains(port)).cloned().collect::<Vec<_>>());
+                record
+                    .ports
+                    .extend(ports.iter().filter(|port| !record.ports.contains(port)).cloned().collect::<Vec<_>>());
             }
         }
     }
@@ -166,8 +168,10 @@ mod tests {
     use super::*;
 
     fn of(spec: Value, slices: &[Value]) -> Option<ServiceRecord> {
-        let service = serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": spec})).unwrap();
-        let slices: Vec<_> = slices.iter().map(|slice| Arc::new(serde_json::from_value(slice.clone()).unwrap())).collect();
+        let service =
+            serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": spec})).unwrap();
+        let slices: Vec<_> =
+            slices.iter().map(|slice| Arc::new(serde_json::from_value(slice.clone()).unwrap())).collect();
         record(&service, &slices)
     }
 

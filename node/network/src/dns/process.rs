@@ -133,7 +133,7 @@ pub(super) fn find(places: &Places, config: &DnsConfig, program: &Path) -> Optio
     let current = record.config == *config && running.is_some() && running == identity(program).ok();
     let same_place = record.config.listen == config.listen && record.config.socket == config.socket;
     let sockets = if same_place { Sockets::of(&handle).ok() } else { None };
-    let process = Process { handle: AsyncFd::new(handle).ok()?, child: None, pid: record.pid };
+    let process = Process { handle: sys::watch(handle).ok()?, child: None, pid: record.pid };
     Some(Found { current: current && sockets.is_some(), process, sockets })
 }
 
@@ -149,8 +149,8 @@ pub(super) fn spawn(
     sockets: &Sockets,
 ) -> Result<Process, NetworkError> {
     let path = places.config();
-    let text = serde_json::to_vec_pretty(config)
-        .map_err(|source| NetworkError::Malformed { path: path.clone(), source })?;
+    let text =
+        serde_json::to_vec_pretty(config).map_err(|source| NetworkError::Malformed { path: path.clone(), source })?;
     files::replace(&path, &text)?;
     let log_path = places.log();
     let log = std::fs::OpenOptions::new().create(true).append(true).open(&log_path);
@@ -162,7 +162,7 @@ pub(super) fn spawn(
     sys::detach_with(&mut command, sockets.copies().map_err(files::failed("copy the sockets for", program))?);
     let child = command.spawn().map_err(files::failed("start", program))?;
     let pid = child.id();
-    let handle = sys::pidfd_open(pid).and_then(AsyncFd::new).map_err(files::failed("watch", program))?;
+    let handle = sys::pidfd_open(pid).and_then(sys::watch).map_err(files::failed("watch", program))?;
     let process = Process { handle, child: Some(child), pid };
     let program = identity(program).map_err(files::failed("find", program))?;
     let record = Record { pid, config: config.clone(), program };

@@ -49,7 +49,8 @@ async fn bench() -> Bench {
     let many = ServiceRecord { addresses: many, ..ServiceRecord::default() };
     zone.apply(Update::Delta([("shop/many".to_owned(), Some(many))].into()));
     let server = Server::new(Arc::new(RwLock::new(zone)), Forwarder::new(resolv_conf, port));
-    let (socket, listener) = (UdpSocket::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let (socket, listener) =
+        (UdpSocket::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
     let (udp, tcp) = (socket.local_addr().unwrap(), listener.local_addr().unwrap());
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
     tasks.spawn(server.clone().udp(socket, tasks.clone(), shutdown.clone()));
@@ -95,7 +96,8 @@ async fn tcp(bench: &Bench, queries: &[Message]) -> Vec<Message> {
 
 fn summary(message: &Message) -> String {
     let data = |records: &[Record]| records.iter().map(|record| record.data.to_string()).collect::<Vec<_>>().join(" ");
-    let soa = if message.authorities.iter().any(|record| record.record_type() == RecordType::SOA) { " SOA" } else { "" };
+    let soa =
+        if message.authorities.iter().any(|record| record.record_type() == RecordType::SOA) { " SOA" } else { "" };
     format!("{:?} [{}]{soa}", message.metadata.response_code, data(&message.answers))
 }
 
@@ -115,8 +117,9 @@ async fn answers_of_zone_and_world() {
         assert_eq!(answer.queries.len(), 1);
         assert!(answer.metadata.recursion_available);
     }
-    let answers = tcp(&bench, &[query("web.shop.svc.cluster.local.", RecordType::A), query("in.shop.svc.cluster.local.", RecordType::A)]);
-    let answers: Vec<_> = answers.await.iter().map(summary).collect();
+    let queries = ["web.shop.svc.cluster.local.", "in.shop.svc.cluster.local."].map(|name| query(name, RecordType::A));
+    let answers = tcp(&bench, &queries).await;
+    let answers: Vec<_> = answers.iter().map(summary).collect();
     assert_eq!(answers, ["NoError [10.96.0.5]", "NoError [web.shop.svc.cluster.local. 10.96.0.5]"]);
 }
 

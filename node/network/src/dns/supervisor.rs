@@ -188,7 +188,9 @@ fn subscribe(changes: &Arc<Changes>, services: &Informer<Service>, slices: &Info
     });
     let target = changes.clone();
     slices.on_event(move |event| match event {
-        Event::Upsert { old, new } => target.add(old.iter().chain([new]).filter_map(|slice| objects::service_of(slice))),
+        Event::Upsert { old, new } => {
+            target.add(old.iter().chain([new]).filter_map(|slice| objects::service_of(slice)))
+        }
         Event::Delete(slice) => target.add(objects::service_of(slice)),
     });
 }
@@ -215,7 +217,10 @@ impl Worker {
                     continue;
                 }
             }
-            tokio::time::sleep(self.keeper.back_off.min(self.keeper.back_off.saturating_sub(self.keeper.started.elapsed()))).await;
+            tokio::time::sleep(
+                self.keeper.back_off.min(self.keeper.back_off.saturating_sub(self.keeper.started.elapsed())),
+            )
+            .await;
             self.keeper.back_off = (self.keeper.back_off * 2).min(BACK_OFF.1);
             self.keeper.restart().await;
         }

@@ -6,6 +6,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
 /// First descriptor that a child inherits, as systemd's socket activation has it.
 pub(super) const FIRST_INHERITED: RawFd = 3;
 
@@ -22,6 +25,12 @@ fn new_fd(result: libc::c_long) -> io::Result<OwnedFd> {
 pub(super) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
     // SAFETY: takes integers only.
     new_fd(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, libc::PIDFD_NONBLOCK) })
+}
+
+/// Lets a task wait for the end of a process.
+pub(super) fn watch(process: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` stays open, and the same, for as long as the returned value owns it.
+    unsafe { AsyncFd::register_with_interest(process, Interest::READABLE) }.map_err(io::Error::from)
 }
 
 /// A copy of another process's descriptor.

@@ -177,7 +177,11 @@ impl Zone {
         for _ in 0..MAX_ALIASES {
             let Some(inside) = self.inside(&name) else {
                 // Not ours at all, or an alias to the outside.
-                return if found.is_empty() { Outcome::Elsewhere } else { Outcome::Alias { answers: found, target: name } };
+                return if found.is_empty() {
+                    Outcome::Elsewhere
+                } else {
+                    Outcome::Alias { answers: found, target: name }
+                };
             };
             match self.resolve(&name, &inside, kind) {
                 Found::Alias(target) => {
@@ -396,7 +400,10 @@ fn reverse_address(name: &Name) -> Option<IpAddr> {
         }
         [nibbles @ .., zone, arpa] if zone == "ip6" && arpa == "arpa" && nibbles.len() == 32 => {
             let digits: String = nibbles.iter().rev().map(String::as_str).collect();
-            (digits.len() == 32).then(|| u128::from_str_radix(&digits, 16).ok()).flatten().map(|bits| Ipv6Addr::from(bits).into())
+            (digits.len() == 32)
+                .then(|| u128::from_str_radix(&digits, 16).ok())
+                .flatten()
+                .map(|bits| Ipv6Addr::from(bits).into())
         }
         _ => None,
     }

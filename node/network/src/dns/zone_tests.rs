@@ -46,7 +46,8 @@ pub(in crate::dns) fn zone() -> Zone {
 
 /// `answers + extra`, or what happened instead.
 fn ask(zone: &Zone, name: &str, kind: RecordType) -> String {
-    let data = |records: &[Record]| records.iter().map(|record| record.data.to_string()).collect::<Vec<_>>().join(" | ");
+    let data =
+        |records: &[Record]| records.iter().map(|record| record.data.to_string()).collect::<Vec<_>>().join(" | ");
     match zone.look_up(&Name::from_utf8(name).unwrap(), kind) {
         Outcome::Answer { answers, extra } if extra.is_empty() => data(&answers),
         Outcome::Answer { answers, extra } => format!("{} + {}", data(&answers), data(&extra)),
