@@ -171,7 +171,8 @@ impl Runtime {
         };
         let object = format!("{name} in sandbox {sandbox_id}");
         let answer =
-            done("CreateContainer", &object, self.runtime.clone().create_container(limited(request, QUICK))).await?;
+            done("CreateContainer", &object, Box::pin(self.runtime.clone().create_container(limited(request, QUICK))))
+                .await?;
         Ok(answer.container_id)
     }
 
@@ -332,7 +333,7 @@ impl Runtime {
         sandbox_config: Option<PodSandboxConfig>,
     ) -> Result<String, CriError> {
         let request = limited(PullImageRequest { image: Some(image.clone()), auth, sandbox_config }, PULL);
-        Ok(done("PullImage", &image.image, self.images.clone().pull_image(request)).await?.image_ref)
+        Ok(done("PullImage", &image.image, Box::pin(self.images.clone().pull_image(request))).await?.image_ref)
     }
 
     /// Removes an image. Idempotent.

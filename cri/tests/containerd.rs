@@ -1,6 +1,6 @@
 //! A real containerd, as root, in a directory and a network namespace of its own.
 
-#![allow(missing_docs, reason = "a test")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::large_futures, reason = "a test")]
 
 mod fixture;
 

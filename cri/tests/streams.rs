@@ -1,6 +1,6 @@
 //! exec through the runtime's streaming server, as a SPDY and as a WebSocket client see it.
 
-#![allow(missing_docs, reason = "a test")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::large_futures, reason = "a test")]
 
 mod fixture;
 

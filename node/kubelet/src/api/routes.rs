@@ -12,6 +12,7 @@ use hyper::body::{Frame, Incoming};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::logs::{LogOptions, LogReader, StreamFilter};
 use super::{Attributes, Authorizer, PodLookup, PodRef, User, stats, streams};
@@ -24,6 +25,7 @@ pub(super) struct State {
     pub(super) auth: Arc<dyn Authorizer>,
     pub(super) pods: Arc<dyn PodLookup>,
     pub(super) runtime: cri::Runtime,
+    pub(super) tasks: TaskTracker,
     pub(super) shutdown: CancellationToken,
 }
 
@@ -40,7 +42,9 @@ impl Query {
 
     fn parse(text: &str) -> Query {
         let pairs = text.split('&').filter(|pair| !pair.is_empty());
-        Query(pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(k, v)| (decode(k), decode(v))).collect())
+        Query(
+            pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(k, v)| (decode(k), decode(v))).collect(),
+        )
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&str> {
@@ -106,13 +110,17 @@ async fn admit(state: &State, user: Option<Arc<User>>, request: &Request<Incomin
     let decision = state.auth.authorize(&user, &attributes).await.map_err(|error| {
         tracing::warn!(error, "the kubelet's API cannot authorize a request");
         let who = format!("user={}, verb={}, resource=nodes", user.name, attributes.verb);
-        (StatusCode::INTERNAL_SERVER_ERROR, format!("Authorization error ({who}, subresource={:?})", attributes.subresources))
+        (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("Authorization error ({who}, subresource={:?})", attributes.subresources),
+        )
     })?;
     if decision.allowed {
         return Ok(());
     }
     let what = attributes.subresources.join(",");
-    let message = format!("Forbidden (user={}, verb={}, resource=nodes, subresource(s)=[{what}])", user.name, attributes.verb);
+    let message =
+        format!("Forbidden (user={}, verb={}, resource=nodes, subresource(s)=[{what}])", user.name, attributes.verb);
     Err((StatusCode::FORBIDDEN, message))
 }
 
@@ -125,7 +133,8 @@ async fn route(state: &Arc<State>, request: Request<Incoming>) -> Result<Respons
     let path: Vec<String> = request.uri().path().split('/').filter(|part| !part.is_empty()).map(decode).collect();
     let path: Vec<&str> = path.iter().map(String::as_str).collect();
     let stream = matches!(path[..], ["exec" | "attach" | "portForward" | "run", ..]);
-    let allowed = matches!((request.method(), stream), (&Method::GET, _) | (&Method::POST, true) | (&Method::HEAD, false));
+    let allowed =
+        matches!((request.method(), stream), (&Method::GET, _) | (&Method::POST, true) | (&Method::HEAD, false));
     if !allowed {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed\n".into());
         response.headers_mut().insert(ALLOW, HeaderValue::from_static(if stream { "GET, POST" } else { "GET, HEAD" }));
@@ -192,8 +201,8 @@ async fn logs(
     };
     let reader = LogReader::open(&instance.log_path, &options).await.map_err(internal)?;
     let (sender, receiver) = mpsc::channel::<Bytes>(4);
-    let (state, id) = (state.clone(), instance.id.clone());
-    tokio::spawn(async move {
+    let (tasks, state, id) = (state.tasks.clone(), state.clone(), instance.id.clone());
+    tasks.spawn(async move {
         let exited = async {
             state.pods.container_exited(&id).await;
             // Once CRI has recorded the exit, everything the container wrote is in the file.
@@ -284,7 +293,9 @@ mod tests {
         assert_eq!((options.follow, options.tail_lines, options.limit_bytes), (true, Some(5), Some(9)));
         assert_eq!(options.stream, StreamFilter::Stderr);
         assert!(read("sinceTime=2026-01-01T00:00:00Z").unwrap().since.is_some());
-        for wrong in ["tailLines=-1", "tailLines=x", "sinceTime=y", "sinceSeconds=1&sinceTime=2026-01-01T00:00:00Z", "stream=x"] {
+        for wrong in
+            ["tailLines=-1", "tailLines=x", "sinceTime=y", "sinceSeconds=1&sinceTime=2026-01-01T00:00:00Z", "stream=x"]
+        {
             assert!(read(wrong).is_err(), "{wrong}");
         }
     }

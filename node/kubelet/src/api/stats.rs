@@ -92,8 +92,7 @@ fn container(name: &str, stats: &ContainerStats) -> Value {
         });
     }
     if let Some(memory) = &stats.memory {
-        value["memory"] =
-            json!({"time": time(memory.timestamp), "workingSetBytes": number(&memory.working_set_bytes)});
+        value["memory"] = json!({"time": time(memory.timestamp), "workingSetBytes": number(&memory.working_set_bytes)});
     }
     if let Some(layer) = &stats.writable_layer {
         value["rootfs"] = json!({
@@ -142,7 +141,8 @@ fn node(name: &str) -> Value {
 fn cpu_nanoseconds(stat: &str) -> Option<u64> {
     let line = stat.lines().next()?.strip_prefix("cpu ")?;
     let ticks: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-    let busy: u64 = ticks.iter().take(8).enumerate().filter(|(at, _)| *at != 3 && *at != 4).map(|(_, ticks)| ticks).sum();
+    let busy: u64 =
+        ticks.iter().take(8).enumerate().filter(|(at, _)| *at != 3 && *at != 4).map(|(_, ticks)| ticks).sum();
     Some(busy * 10_000_000)
 }
 

@@ -47,7 +47,8 @@ pub(super) async fn attach(
     let streams = wanted(&Query::of(&request))?;
     let container_id = running(state, namespace, pod, uid, container)?;
     let Streams { stdin, stdout, stderr, tty } = streams;
-    let url = state.runtime.attach(AttachRequest { container_id, stdin, tty, stdout, stderr }).await.map_err(internal)?;
+    let url =
+        state.runtime.attach(AttachRequest { container_id, stdin, tty, stdout, stderr }).await.map_err(internal)?;
     carry(state, request, &url, Kind::RemoteCommand(streams)).await
 }
 
@@ -146,7 +147,7 @@ async fn carry(
 
 fn spawn(state: &Arc<State>, upgrade: OnUpgrade, connected: Connected, websocket: Option<(Protocol, Kind)>) {
     let shutdown = state.shutdown.clone();
-    tokio::spawn(async move {
+    state.tasks.spawn(async move {
         let carried = async {
             let client = TokioIo::new(upgrade.await.map_err(|error| error.to_string())?);
             let carried = match websocket {
