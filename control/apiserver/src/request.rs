@@ -383,9 +383,9 @@ mod tests {
 
     use super::*;
 
-    fn parse(method: Method, target: &str) -> RequestInfo {
+    fn parse(method: &Method, target: &str) -> RequestInfo {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        RequestInfo::parse(&method, path, &Query::parse(query))
+        RequestInfo::parse(method, path, &Query::parse(query))
     }
 
     #[test]
@@ -412,7 +412,7 @@ mod tests {
             (Method::GET, "/apis/g/v1/things/a%2Fb", "get g/v1 things/  a/b"),
         ];
         for (method, target, expected) in cases {
-            let info = parse(method, target);
+            let info = parse(&method, target);
             assert!(info.is_resource, "{target}");
             let mut text = format!(
                 "{} {}/{} {}/{} {} {}",
@@ -424,7 +424,7 @@ mod tests {
             assert_eq!(text, expected, "{target}");
         }
         for target in ["/", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1", "/healthz/ping", "/api/v1/"] {
-            assert!(!parse(Method::GET, target).is_resource, "{target}");
+            assert!(!parse(&Method::GET, target).is_resource, "{target}");
         }
     }
 

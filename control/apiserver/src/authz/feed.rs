@@ -106,9 +106,9 @@ impl Authorizer {
 
     fn apply_event(&self, source: Source, event: &WatchEvent) {
         if event.kind == EventKind::Deleted {
-            self.remove(source, &event.entry)
+            self.remove(source, &event.entry);
         } else {
-            self.apply(source, &event.entry)
+            self.apply(source, &event.entry);
         }
     }
 

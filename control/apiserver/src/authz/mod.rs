@@ -107,7 +107,7 @@ impl Authorizer {
             return first;
         }
         // Grants made by an acknowledged write hold at once, even if the feeding task has not run yet.
-        if self.feeds.get().is_some_and(|feeds| feeds.iter().fold(false, |any, feed| feed.catch_up(self) || any)) {
+        if self.feeds.get().is_some_and(|feeds| feeds.iter().filter(|feed| feed.catch_up(self)).count() > 0) {
             return self.decide_now(user, attributes);
         }
         first

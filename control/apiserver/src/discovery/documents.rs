@@ -107,7 +107,7 @@ impl Catalog {
             .filter(|group| group.name.is_empty() == core)
             .map(|group| {
                 let metadata = if core { json!({}) } else { json!({ "name": group.name }) };
-                let versions: Vec<Value> = group.versions.iter().map(|v| v.aggregated()).collect();
+                let versions: Vec<Value> = group.versions.iter().map(Version::aggregated).collect();
                 json!({ "metadata": metadata, "versions": versions })
             })
             .collect();

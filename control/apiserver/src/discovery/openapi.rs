@@ -45,6 +45,9 @@ impl OpenApi {
         if path == "/openapi/v3" {
             return Some(respond::cached(headers, "application/json", &self.index.body, &self.index.etag));
         }
+        if path == "/openapi/v2" {
+            return Some(version_two(headers));
+        }
         let path = path.strip_prefix("/openapi/v3/")?;
         let (group, version) = self.versions.get(path)?;
         let asked = query.get("hash");
@@ -78,4 +81,26 @@ impl OpenApi {
         built.insert(path.to_owned(), document.clone());
         Some(document)
     }
+}
+
+/// OpenAPI v2 without definitions. kubectl before 1.30 asks for it before it patches, and takes its own types where a kind is
+/// missing; the whole document comes with the protobuf codec.
+fn version_two(headers: &HeaderMap) -> Response<ResponseBody> {
+    let wants_protobuf = headers
+        .get_all(http::header::ACCEPT)
+        .iter()
+        .any(|value| value.to_str().is_ok_and(|text| text.contains("proto-openapi.spec.v2")));
+    let (title, version) = ("Kubernetes", crate::server::health::KUBERNETES_VERSION);
+    if !wants_protobuf {
+        let document = json!({
+            "swagger": "2.0", "info": { "title": title, "version": version }, "paths": {}, "definitions": {},
+        });
+        return respond::json(StatusCode::OK, &document);
+    }
+    // A gnostic Document: 1 swagger, 2 info (1 title, 2 version), 8 paths, 9 definitions.
+    let field = |number: u8, bytes: &[u8]| [&[number << 3 | 2, u8::try_from(bytes.len()).unwrap_or(0)], bytes].concat();
+    let info = [field(1, title.as_bytes()), field(2, version.as_bytes())].concat();
+    let document = [field(1, b"2.0"), field(2, &info), field(8, b""), field(9, b"")].concat();
+    let content_type = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+    respond::bytes(StatusCode::OK, content_type, document)
 }

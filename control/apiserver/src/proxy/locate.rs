@@ -33,7 +33,7 @@ pub(super) fn pod_stream(
     info: &RequestInfo,
     query: &Query,
     action: &str,
-    options: String,
+    options: &str,
 ) -> Result<Target, Status> {
     let pod = get(objects, "pods", &info.namespace, &info.name)?;
     let container = container(&pod, &info.name, query.get("container").unwrap_or_default(), true)?;
@@ -55,7 +55,7 @@ pub(super) fn log(
     objects: &Objects,
     info: &RequestInfo,
     query: &Query,
-    options: String,
+    options: &str,
 ) -> Result<Option<Target>, Status> {
     let pod = get(objects, "pods", &info.namespace, &info.name)?;
     let container = container(&pod, &info.name, query.get("container").unwrap_or_default(), false)?;
@@ -63,7 +63,7 @@ pub(super) fn log(
         return Ok(None);
     }
     let address = kubelet_of(objects, &pod, &info.name)?;
-    let path = with_query(format!("/containerLogs/{}/{}/{}", info.namespace, info.name, encode(&container)), &options);
+    let path = with_query(format!("/containerLogs/{}/{}/{}", info.namespace, info.name, encode(&container)), options);
     Ok(Some(Target { address, kubelet: true, path }))
 }
 

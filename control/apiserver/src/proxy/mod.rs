@@ -71,10 +71,10 @@ impl Streams {
         }
         let raw_query = parts.uri.query().unwrap_or_default().to_owned();
         let target = match (info.resource.as_str(), info.subresource.as_str()) {
-            ("pods", "exec") => locate::pod_stream(&self.objects, info, query, "exec", options::exec(query)?),
-            ("pods", "attach") => locate::pod_stream(&self.objects, info, query, "attach", options::attach(query)?),
+            ("pods", "exec") => locate::pod_stream(&self.objects, info, query, "exec", &options::exec(query)?),
+            ("pods", "attach") => locate::pod_stream(&self.objects, info, query, "attach", &options::attach(query)?),
             ("pods", "portforward") => locate::port_forward(&self.objects, info, &raw_query),
-            ("pods", "log") => match locate::log(&self.objects, info, query, options::log(query, &info.name)?)? {
+            ("pods", "log") => match locate::log(&self.objects, info, query, &options::log(query, &info.name)?)? {
                 Some(target) => Ok(target),
                 // A pod without a node has no log yet.
                 None => return Ok(respond::text(http::StatusCode::OK, "")),

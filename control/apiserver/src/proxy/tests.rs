@@ -34,11 +34,11 @@ fn locate(path: &str, query: &str) -> Result<Option<Target>, String> {
     assert!(is_stream(&info), "{path}");
     let objects = objects();
     let found = match info.subresource.as_str() {
-        "exec" => options::exec(&query).and_then(|o| locate::pod_stream(&objects, &info, &query, "exec", o)).map(Some),
+        "exec" => options::exec(&query).and_then(|o| locate::pod_stream(&objects, &info, &query, "exec", &o)).map(Some),
         "attach" => {
-            options::attach(&query).and_then(|o| locate::pod_stream(&objects, &info, &query, "attach", o)).map(Some)
+            options::attach(&query).and_then(|o| locate::pod_stream(&objects, &info, &query, "attach", &o)).map(Some)
         }
-        "log" => options::log(&query, &info.name).and_then(|o| locate::log(&objects, &info, &query, o)),
+        "log" => options::log(&query, &info.name).and_then(|o| locate::log(&objects, &info, &query, &o)),
         "portforward" => locate::port_forward(&objects, &info, raw).map(Some),
         _ => locate::node_proxy(&objects, &info, raw).map(Some),
     };

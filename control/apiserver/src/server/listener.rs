@@ -151,12 +151,12 @@ async fn connection(inner: Arc<Inner>, stream: TcpStream, tls: TlsAcceptor) {
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT);
         let served = std::pin::pin!(builder.serve_connection(io, service));
-        drive(&inner, served, |served| served.graceful_shutdown(), &asked).await;
+        drive(&inner, served, hyper::server::conn::http2::Connection::graceful_shutdown, &asked).await;
     } else {
         let mut builder = hyper::server::conn::http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(inner.limits.header);
         let served = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
-        drive(&inner, served, |served| served.graceful_shutdown(), &asked).await;
+        drive(&inner, served, hyper::server::conn::http1::UpgradeableConnection::graceful_shutdown, &asked).await;
     }
 }
 

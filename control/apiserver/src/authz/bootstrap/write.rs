@@ -67,7 +67,7 @@ async fn write(
         return Ok(());
     }
     let code = response.status();
-    let answer = response.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let answer = response.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let status = serde_json::from_slice::<Value>(&answer).ok().and_then(|value| Status::from_value(&value));
     Err((action, status.unwrap_or_else(|| Status::internal(format!("answered with {code}")))))
 }
