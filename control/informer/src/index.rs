@@ -217,7 +217,7 @@ mod tests {
         events.into_iter().map(one).collect::<Vec<_>>().join(" ")
     }
 
-    fn names(found: Vec<Arc<Thing>>) -> String {
+    fn names(found: &[Arc<Thing>]) -> String {
         found.iter().map(|thing| thing.metadata.name.as_str()).collect::<Vec<_>>().join(" ")
     }
 
@@ -226,15 +226,15 @@ mod tests {
         let mut index = index();
         assert_eq!(show(index.apply(thing("a", "1", "1", "n1"))), "+a");
         assert_eq!(show(index.apply(thing("b", "2", "2", "n1"))), "+b");
-        assert_eq!(names(index.by_index("node", "n1")), "a b");
+        assert_eq!(names(&index.by_index("node", "n1")), "a b");
         assert_eq!(show(index.apply(thing("a", "1", "3", "n2"))), "~a");
-        assert_eq!(names(index.by_index("node", "n1")), "b");
-        assert_eq!(names(index.by_index("node", "n2")), "a");
+        assert_eq!(names(&index.by_index("node", "n1")), "b");
+        assert_eq!(names(&index.by_index("node", "n2")), "a");
         assert_eq!(show(index.apply(thing("a", "1", "3", "n2"))), "", "a known state is no news");
         assert_eq!(show(index.apply(thing("a", "9", "4", "n1"))), "-a +a", "re-created");
         assert_eq!(show(index.delete(thing("a", "9", "5", "n1"))), "-a");
         assert_eq!(show(index.delete(thing("a", "9", "5", "n1"))), "");
-        assert_eq!(names(index.by_index("node", "n2")), "");
+        assert_eq!(names(&index.by_index("node", "n2")), "");
         assert_eq!(index.len(), 1);
     }
 
@@ -248,6 +248,6 @@ mod tests {
         assert_eq!(show(index.apply(thing("c", "3", "4", "n1"))), "+c");
         assert_eq!(show(index.end_replace()), "-a");
         assert_eq!(show(index.end_replace()), "");
-        assert_eq!(names(index.by_index("node", "n1")), "b c");
+        assert_eq!(names(&index.by_index("node", "n1")), "b c");
     }
 }

@@ -177,17 +177,17 @@ impl<K: Key> Queue<K> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn finish<E: Display>(&self, key: K, outcome: Result<Result<Action, E>, Box<dyn Any + Send>>) {
+    fn finish<E: Display>(&self, key: &K, outcome: Result<Result<Action, E>, Box<dyn Any + Send>>) {
         let name = self.0.name;
         match outcome {
-            Ok(Ok(Action::Done)) => self.forget(&key),
+            Ok(Ok(Action::Done)) => self.forget(key),
             Ok(Ok(Action::RequeueAfter(delay))) => {
-                self.forget(&key);
+                self.forget(key);
                 self.add_after(key.clone(), delay);
             }
             Ok(Err(error)) => {
                 self.0.failures.fetch_add(1, Ordering::Relaxed);
-                if self.tries(&key) < 5 {
+                if self.tries(key) < 5 {
                     tracing::debug!(queue = name, ?key, %error, "reconciliation failed, trying again");
                 } else {
                     tracing::warn!(queue = name, ?key, %error, "reconciliation keeps failing, trying again");
@@ -206,7 +206,7 @@ impl<K: Key> Queue<K> {
                 self.add_rate_limited(key.clone());
             }
         }
-        self.done(&key);
+        self.done(key);
     }
 }
 
@@ -292,7 +292,7 @@ pub fn run<K, F, W, E>(
                 Some(_) = workers.join_next(), if !workers.is_empty() => {}
                 key = queue.next(), if workers.len() < parallelism => {
                     let (queue, work) = (queue.clone(), AssertUnwindSafe(Box::pin(reconcile(key.clone()))).catch_unwind());
-                    workers.spawn(async move { queue.finish(key, work.await) });
+                    workers.spawn(async move { queue.finish(&key, work.await) });
                 }
             }
         }

@@ -329,7 +329,7 @@ impl Correlator {
     fn combine(&mut self, mut note: Note, now: Timestamp) -> Note {
         let group = Group { object: note.object.clone(), kind: note.kind, reason: note.reason.clone() };
         let fresh = || Similar { since: now, messages: HashSet::new() };
-        let similar = self.similar.entry(group, fresh);
+        let similar = self.similar.entry(&group, fresh);
         if age(similar.since, now) > SIMILAR_WINDOW {
             *similar = fresh();
         }
@@ -344,7 +344,7 @@ impl Correlator {
 
     fn charge(&mut self, object: &ObjectRef, now: Timestamp) -> bool {
         let object = ObjectRef { resource_version: String::new(), field_path: String::new(), ..object.clone() };
-        let budget = self.budgets.entry(object, || Budget { tokens: BURST, at: now });
+        let budget = self.budgets.entry(&object, || Budget { tokens: BURST, at: now });
         let earned = age(budget.at, now).as_secs_f64() / EARN.as_secs_f64();
         budget.tokens = (budget.tokens + earned).min(BURST);
         budget.at = now;
@@ -378,11 +378,11 @@ impl<K: Clone + Eq + Hash, V> Remembered<K, V> {
         }
     }
 
-    fn entry(&mut self, key: K, fresh: impl FnOnce() -> V) -> &mut V {
-        if !self.entries.contains_key(&key) {
+    fn entry(&mut self, key: &K, fresh: impl FnOnce() -> V) -> &mut V {
+        if !self.entries.contains_key(key) {
             self.insert(key.clone(), fresh());
         }
-        self.entries.get_mut(&key).expect("inserted just above, as the newest of at least one remembered entry")
+        self.entries.get_mut(key).expect("inserted just above, as the newest of at least one remembered entry")
     }
 
     fn remove(&mut self, key: &K) {

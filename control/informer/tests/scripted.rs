@@ -1,5 +1,7 @@
 //! An informer against a scripted API server: the test says which bytes answer each request.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};

@@ -189,7 +189,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn deployment(wanted: i64, surge: Value, unavailable: Value) -> Deployment {
+    fn deployment(wanted: i64, surge: impl Into<Value>, unavailable: impl Into<Value>) -> Deployment {
+        let (surge, unavailable): (Value, Value) = (surge.into(), unavailable.into());
         serde_json::from_value(json!({"spec": {"replicas": wanted, "strategy": {
             "type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}}}}))
         .unwrap()

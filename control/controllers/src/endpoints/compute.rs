@@ -290,13 +290,13 @@ pub(super) fn endpoints_labels(service: &Service) -> BTreeMap<String, String> {
 mod tests {
     use super::*;
 
-    fn service(spec: Value) -> Service {
+    fn service(spec: &Value) -> Service {
         serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "ns", "uid": "s"}, "spec": spec}))
             .unwrap()
     }
 
     fn web() -> Service {
-        service(json!({"clusterIP": "10.96.0.1", "ipFamilies": ["IPv4"],
+        service(&json!({"clusterIP": "10.96.0.1", "ipFamilies": ["IPv4"],
                        "ports": [{"port": 80, "targetPort": "http", "protocol": "TCP"}]}))
     }
 
@@ -393,7 +393,7 @@ mod tests {
 
     #[test]
     fn headless_services_name_their_pods() {
-        let service = service(json!({"clusterIP": "None"}));
+        let service = service(&json!({"clusterIP": "None"}));
         let mut named = pod(1, 8080, true);
         named["spec"]["hostname"] = json!("db-0");
         named["spec"]["subdomain"] = json!("web");

@@ -120,7 +120,9 @@ mod tests {
 
     #[test]
     fn parts_are_given_in_order() {
-        let cases: [(&str, u8, u8, &[&str], Option<&str>); 6] = [
+        // (base, prefix, prefix of a part, in use, want)
+        type Case = (&'static str, u8, u8, &'static [&'static str], Option<&'static str>);
+        let cases: [Case; 6] = [
             ("10.244.0.0", 16, 24, &[], Some("10.244.0.0/24")),
             ("10.244.0.0", 16, 24, &["10.244.0.0/24", "10.244.2.0/24"], Some("10.244.1.0/24")),
             ("10.0.0.0", 23, 24, &["10.0.0.0/24", "10.0.1.0/24"], None),

@@ -85,7 +85,7 @@ fn taints(node: &Node, now: &str) -> Option<Vec<Taint>> {
         Some("True") => {}
         Some("False") => wanted.extend(["NoSchedule", "NoExecute"].map(|effect| Taint::new(NOT_READY, effect, None))),
         Some("Unknown") => {
-            wanted.extend(["NoSchedule", "NoExecute"].map(|effect| Taint::new(UNREACHABLE, effect, None)))
+            wanted.extend(["NoSchedule", "NoExecute"].map(|effect| Taint::new(UNREACHABLE, effect, None)));
         }
         // A node that has not said anything yet is not ready, but nothing runs there that should go.
         _ => wanted.push(Taint::new(NOT_READY, "NoSchedule", None)),
@@ -210,7 +210,7 @@ impl Controller {
 mod tests {
     use super::*;
 
-    fn node(ready: Option<&str>, pressure: bool, taints: Value) -> Node {
+    fn node(ready: Option<&str>, pressure: bool, taints: &Value) -> Node {
         let mut conditions = Vec::new();
         conditions.extend(ready.map(|status| json!({"type": "Ready", "status": status})));
         if pressure {
@@ -223,16 +223,16 @@ mod tests {
     fn taints_follow_conditions() {
         let not_ready = json!([{"key": NOT_READY, "effect": "NoSchedule"}]);
         let cases = [
-            (node(Some("True"), false, json!([])), None),
-            (node(None, false, not_ready.clone()), None),
-            (node(Some("True"), false, not_ready), Some("")),
-            (node(Some("False"), false, json!([])), Some("not-ready:NoSchedule: not-ready:NoExecute:now")),
+            (node(Some("True"), false, &json!([])), None),
+            (node(None, false, &not_ready), None),
+            (node(Some("True"), false, &not_ready), Some("")),
+            (node(Some("False"), false, &json!([])), Some("not-ready:NoSchedule: not-ready:NoExecute:now")),
             (
-                node(Some("Unknown"), false, json!([{"key": NOT_READY, "effect": "NoExecute", "timeAdded": "t"}])),
+                node(Some("Unknown"), false, &json!([{"key": NOT_READY, "effect": "NoExecute", "timeAdded": "t"}])),
                 Some("unreachable:NoSchedule: unreachable:NoExecute:now"),
             ),
             (
-                node(Some("True"), true, json!([{"key": "mine", "effect": "NoExecute"}])),
+                node(Some("True"), true, &json!([{"key": "mine", "effect": "NoExecute"}])),
                 Some("mine:NoExecute: memory-pressure:NoSchedule:"),
             ),
         ];
@@ -248,12 +248,12 @@ mod tests {
 
     #[test]
     fn silent_nodes_become_unknown_once() {
-        let got = unknown_conditions(&node(Some("True"), true, json!([])), "now");
+        let got = unknown_conditions(&node(Some("True"), true, &json!([])), "now");
         let reasons: Vec<_> = got.iter().map(|condition| condition["reason"].as_str().unwrap()).collect();
         assert_eq!(
             reasons,
             ["NodeStatusUnknown", "NodeStatusUnknown", "NodeStatusNeverUpdated", "NodeStatusNeverUpdated"]
         );
-        assert_eq!(unknown_conditions(&node(Some("Unknown"), false, json!([])), "now").len(), 3);
+        assert_eq!(unknown_conditions(&node(Some("Unknown"), false, &json!([])), "now").len(), 3);
     }
 }

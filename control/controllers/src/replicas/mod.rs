@@ -78,11 +78,11 @@ struct Controller<T> {
 
 /// Starts the controllers of both kinds.
 pub(crate) fn start(env: &Env) {
-    start_kind(env, env.informers.replica_sets.clone());
-    start_kind(env, env.informers.replication_controllers.clone());
+    start_kind(env, &env.informers.replica_sets);
+    start_kind(env, &env.informers.replication_controllers);
 }
 
-fn start_kind<T: Replicated>(env: &Env, sets: Informer<T>) {
+fn start_kind<T: Replicated>(env: &Env, sets: &Informer<T>) {
     let pods = env.informers.pods.clone();
     let controller = Arc::new(Controller {
         rest: env.rest(T::CONTROLLER),

@@ -127,7 +127,7 @@ pub(crate) fn condition_value(condition: &Condition) -> Value {
 mod tests {
     use super::*;
 
-    fn pod(ready_at: Option<&str>, labels: Value, deleting: bool) -> Arc<Pod> {
+    fn pod(ready_at: Option<&str>, labels: &Value, deleting: bool) -> Arc<Pod> {
         let mut value = json!({"metadata": {"labels": labels}, "status": {"phase": "Running", "conditions": []}});
         if let Some(at) = ready_at {
             value["status"]["conditions"] = json!([{"type": "Ready", "status": "True", "lastTransitionTime": at}]);
@@ -143,12 +143,12 @@ mod tests {
         let spec: ReplicaSetSpec = serde_json::from_value(json!({
             "replicas": 5, "minReadySeconds": 10, "template": {"metadata": {"labels": {"a": "b"}}}}))
         .unwrap();
-        let labels = || json!({"a": "b"});
+        let labels = json!({"a": "b"});
         let pods = [
-            pod(Some("2026-01-01T00:00:00Z"), labels(), false),
-            pod(Some("2026-01-01T00:00:56Z"), labels(), false),
-            pod(None, json!({}), false),
-            pod(None, labels(), true),
+            pod(Some("2026-01-01T00:00:00Z"), &labels, false),
+            pod(Some("2026-01-01T00:00:56Z"), &labels, false),
+            pod(None, &json!({}), false),
+            pod(None, &labels, true),
         ];
         let (meta, now) = (Meta { generation: 3, ..Meta::default() }, "2026-01-01T00:01:00Z".parse().unwrap());
         let error = Error::Invalid { object: "x".into(), why: "y".into() };

@@ -1,0 +1,320 @@
+//! Scheduler and controllers against the real API server, in one process and without a node: the test plays the kubelet.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use apiserver::ApiServer;
+use controllers::ControllersConfig;
+use informer::rest::{DeleteOptions, Path, Propagation, Rest};
+use informer::{Event, Informer, Meta, Projection};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use store::MemoryStore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Any object, whole.
+#[derive(Debug, Deserialize)]
+struct Pod {
+    metadata: Meta,
+    #[serde(default)]
+    spec: Value,
+    #[serde(default)]
+    status: Value,
+}
+
+impl Projection for Pod {
+    const GROUP: &'static str = "";
+    const VERSION: &'static str = "v1";
+    const RESOURCE: &'static str = "pods";
+    fn meta(&self) -> &Meta {
+        &self.metadata
+    }
+}
+
+struct Cluster {
+    rest: Rest,
+    pods: Informer<Pod>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+    _dir: tempfile::TempDir,
+}
+
+impl Cluster {
+    async fn start() -> Cluster {
+        let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_test_writer().try_init();
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let (dir, local) = (tempfile::tempdir().unwrap(), IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let config = apiserver::Config {
+            data_dir: dir.path().to_owned(),
+            bind_address: local,
+            port: 0,
+            advertise_address: local,
+            node_name: "n1".into(),
+            tls_sans: Vec::new(),
+            service_cidr: "10.96.0.0/16".into(),
+            service_node_port_range: (30000, 32767),
+            cluster_domain: "cluster.local".into(),
+            cluster_dns: IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)),
+            version: "test".into(),
+        };
+        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        let server =
+            ApiServer::start(config, Arc::new(MemoryStore::new()), tasks.clone(), shutdown.clone()).await.unwrap();
+        let scheduler = server.client("system:kube-scheduler", &["system:authenticated"]);
+        scheduler::Scheduler::start(scheduler, &tasks, shutdown.clone());
+        let config = ControllersConfig {
+            cluster_cidr: ("10.244.0.0".parse().unwrap(), 16),
+            node_cidr_mask: 24,
+            root_ca_pem: "PEM".into(),
+        };
+        let clients = server.clone();
+        let client_for = move |name: &str| match name {
+            "" => clients.client("system:kube-controller-manager", &["system:authenticated"]),
+            _ => clients.client(
+                &format!("system:serviceaccount:kube-system:{name}"),
+                &["system:serviceaccounts", "system:serviceaccounts:kube-system", "system:authenticated"],
+            ),
+        };
+        controllers::start(config, Arc::new(client_for), &tasks, shutdown.clone());
+        let admin = server.client("admin", &["system:masters", "system:authenticated"]);
+        let pods = Informer::<Pod>::builder(admin.clone()).start(&tasks, shutdown.clone());
+        Cluster { rest: Rest::new(admin), pods, tasks, shutdown, _dir: dir }
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.tasks.close();
+        tokio::time::timeout(Duration::from_secs(10), self.tasks.wait()).await.expect("all tasks end");
+    }
+
+    /// Brings a Ready node, and plays its kubelet: pods that come run, pods that are to go are gone.
+    async fn node(&self, name: &str) {
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
+        self.rest.create(&Path::collection("", "v1", "nodes", ""), &node).await.unwrap();
+        let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name},
+                           "spec": {"holderIdentity": name}});
+        let leases = Path::collection("coordination.k8s.io", "v1", "leases", "kube-node-lease");
+        self.rest.create(&leases, &lease).await.unwrap();
+        let resources = json!({"cpu": "4", "memory": "8Gi", "pods": "110"});
+        let status = json!({"status": {"capacity": resources, "allocatable": resources,
+            "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "ok"}]}});
+        self.rest.strategic_merge(&Path::object("", "v1", "nodes", "", name).child("status"), &status).await.unwrap();
+        let (rest, tasks, name) = (self.rest.clone(), self.tasks.clone(), name.to_owned());
+        self.pods.on_event(move |event| {
+            let Event::Upsert { new: pod, .. } = event else { return };
+            if pod.spec["nodeName"] == name.as_str() {
+                tasks.spawn(play_kubelet(rest.clone(), Arc::clone(pod)));
+            }
+        });
+    }
+
+    async fn create(&self, group: &str, version: &str, resource: &str, object: Value) {
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
+        let path = Path::collection(group, version, resource, namespace);
+        self.rest.create(&path, &object).await.unwrap_or_else(|error| panic!("create {resource}: {error}"));
+    }
+
+    /// Waits until `wanted` says so of what is at `path` (null if there is nothing). Woken by any change of a pod, and by a timer
+    /// for what is no pod.
+    async fn wait(&self, what: &str, path: &Path, wanted: impl Fn(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        let waiting = async {
+            let mut changed = self.pods.changed();
+            loop {
+                last = self.rest.get_opt(path).await.unwrap().unwrap_or_default();
+                if wanted(&last) {
+                    return;
+                }
+                let _ = tokio::time::timeout(Duration::from_millis(20), changed.changed()).await;
+            }
+        };
+        let in_time = tokio::time::timeout(DEADLINE, waiting).await.is_ok();
+        assert!(in_time, "waited for {what} at {}, last seen {last:#}", path.as_str());
+        last
+    }
+}
+
+async fn play_kubelet(rest: Rest, pod: Arc<Pod>) {
+    let meta = &pod.metadata;
+    let path = Path::object("", "v1", "pods", &meta.namespace, &meta.name);
+    if meta.is_deleting() {
+        let now = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::of_uid(&meta.uid) };
+        let _ = rest.delete(&path, &now).await;
+    } else if pod.status["phase"] != "Running" {
+        let ip = format!("10.244.0.{}", meta.uid.bytes().map(u32::from).sum::<u32>() % 250 + 1);
+        let status = json!({"metadata": {"uid": meta.uid}, "status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
+            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
+        let _ = rest.strategic_merge(&path.child("status"), &status).await;
+    }
+}
+
+fn count(list: &Value) -> usize {
+    list["items"].as_array().map_or(0, Vec::len)
+}
+
+fn deployment(replicas: u32, image: &str) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": {"app": "web"}},
+            "template": {
+                "metadata": {"labels": {"app": "web"}},
+                "spec": {"containers": [{"name": "web", "image": image, "ports": [{"name": "http", "containerPort": 8080}],
+                                         "resources": {"requests": {"cpu": "100m"}}}]},
+            },
+        },
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_workload_from_namespace_to_nothing() {
+    let cluster = Cluster::start().await;
+    cluster.node("n1").await;
+    let namespace = Path::object("", "v1", "namespaces", "", "shop");
+    let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
+    cluster.create("", "v1", "namespaces", object).await;
+    let account = Path::object("", "v1", "serviceaccounts", "shop", "default");
+    cluster.wait("the default account", &account, |it| !it.is_null()).await;
+    let ca = Path::object("", "v1", "configmaps", "shop", "kube-root-ca.crt");
+    cluster.wait("the root CA", &ca, |it| it["data"]["ca.crt"] == "PEM").await;
+    let node = Path::object("", "v1", "nodes", "", "n1");
+    let ready = |it: &Value| {
+        it["spec"]["podCIDR"] == "10.244.0.0/24" && it["spec"]["taints"].as_array().is_none_or(Vec::is_empty)
+    };
+    cluster.wait("an untainted node with a range", &node, ready).await;
+
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "http"}]}});
+    cluster.create("", "v1", "services", service).await;
+    cluster.create("apps", "v1", "deployments", deployment(3, "a")).await;
+    let path = Path::object("apps", "v1", "deployments", "shop", "web");
+    let complete = |it: &Value| {
+        let status = &it["status"];
+        status["observedGeneration"] == it["metadata"]["generation"]
+            && status["updatedReplicas"] == 3
+            && status["availableReplicas"] == 3
+            && status["replicas"] == 3
+    };
+    cluster.wait("three replicas", &path, complete).await;
+    let slices = Path::collection("discovery.k8s.io", "v1", "endpointslices", "shop");
+    let filled = |it: &Value| {
+        it["items"][0]["endpoints"]
+            .as_array()
+            .is_some_and(|all| all.iter().filter(|e| e["conditions"]["ready"] == true).count() == 3)
+    };
+    let slice = cluster.wait("three endpoints", &slices, filled).await;
+    assert_eq!(slice["items"][0]["ports"][0]["port"], 8080);
+    let endpoints = Path::object("", "v1", "endpoints", "shop", "web");
+    cluster
+        .wait("endpoints", &endpoints, |it| it["subsets"][0]["addresses"].as_array().is_some_and(|all| all.len() == 3))
+        .await;
+
+    // A new template rolls out; the old set stays empty, for a rollback.
+    let patch = json!({"spec": {"template": {"spec": {"containers": [{"name": "web", "image": "b"}]}}}});
+    cluster.rest.strategic_merge(&path, &patch).await.unwrap();
+    let progressed = |it: &Value| {
+        let reason = it["status"]["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == "Progressing");
+        complete(it)
+            && reason.is_some_and(|c| c["reason"] == "NewReplicaSetAvailable")
+            && it["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == "2"
+    };
+    cluster.wait("the rollout", &path, progressed).await;
+    let sets = Path::collection("apps", "v1", "replicasets", "shop");
+    cluster
+        .wait("an empty old set", &sets, |it| {
+            count(it) == 2
+                && it["items"].as_array().unwrap().iter().filter(|set| set["spec"]["replicas"] == 0).count() == 1
+        })
+        .await;
+    let pods = Path::collection("", "v1", "pods", "shop");
+    cluster
+        .wait("only new pods", &pods, |it| {
+            count(it) == 3
+                && it["items"].as_array().unwrap().iter().all(|pod| pod["spec"]["containers"][0]["image"] == "b")
+        })
+        .await;
+    let events = cluster.rest.get(&Path::collection("", "v1", "events", "shop")).await.unwrap();
+    let reasons: Vec<_> = events["items"].as_array().unwrap().iter().filter_map(|it| it["reason"].as_str()).collect();
+    for reason in ["Scheduled", "SuccessfulCreate", "SuccessfulDelete", "ScalingReplicaSet"] {
+        assert!(reasons.contains(&reason), "{reason} in {reasons:?}");
+    }
+
+    // The garbage collector takes what hangs on a deleted Deployment; the namespace controller the rest.
+    cluster
+        .rest
+        .delete(&path, &DeleteOptions { propagation: Some(Propagation::Foreground), ..DeleteOptions::default() })
+        .await
+        .unwrap();
+    cluster.wait("no deployment", &path, Value::is_null).await;
+    assert_eq!(count(&cluster.rest.get(&sets).await.unwrap()), 0, "foreground: the sets went first");
+    cluster.wait("no pods", &pods, |it| count(it) == 0).await;
+    cluster.rest.delete(&namespace, &DeleteOptions::default()).await.unwrap();
+    cluster.wait("no namespace", &namespace, Value::is_null).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_that_fit_nowhere_say_why_and_go_when_a_node_comes() {
+    let cluster = Cluster::start().await;
+    let account = Path::object("", "v1", "serviceaccounts", "default", "default");
+    cluster.wait("the default account", &account, |it| !it.is_null()).await;
+    let pod = |name: &str, cpu: &str| {
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
+               "spec": {"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}]}})
+    };
+    cluster.create("", "v1", "pods", pod("small", "1")).await;
+    let path = |name: &str| Path::object("", "v1", "pods", "default", name);
+    let message = |it: &Value| -> String {
+        let scheduled =
+            it["status"]["conditions"].as_array().into_iter().flatten().find(|c| c["type"] == "PodScheduled");
+        scheduled.and_then(|c| c["message"].as_str()).unwrap_or_default().to_owned()
+    };
+    cluster.wait("no nodes", &path("small"), |it| message(it) == "no nodes available to schedule pods").await;
+    cluster.node("n1").await;
+    cluster.wait("the small pod running", &path("small"), |it| it["status"]["phase"] == "Running").await;
+    cluster.create("", "v1", "pods", pod("big", "64")).await;
+    cluster
+        .wait("the big pod's message", &path("big"), |it| {
+            message(it).starts_with("0/1 nodes are available: 1 Insufficient cpu.")
+        })
+        .await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orphans_stay() {
+    let cluster = Cluster::start().await;
+    cluster.node("n1").await;
+    let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
+    cluster.create("", "v1", "namespaces", object).await;
+    let account = Path::object("", "v1", "serviceaccounts", "shop", "default");
+    cluster.wait("the default account", &account, |it| !it.is_null()).await;
+    cluster.create("apps", "v1", "deployments", deployment(1, "a")).await;
+    let (path, sets) = (
+        Path::object("apps", "v1", "deployments", "shop", "web"),
+        Path::collection("apps", "v1", "replicasets", "shop"),
+    );
+    cluster.wait("a replica", &path, |it| it["status"]["availableReplicas"] == 1).await;
+    cluster
+        .rest
+        .delete(&path, &DeleteOptions { propagation: Some(Propagation::Orphan), ..DeleteOptions::default() })
+        .await
+        .unwrap();
+    cluster.wait("no deployment", &path, Value::is_null).await;
+    let left = cluster.wait("an orphan", &sets, |it| count(it) == 1).await;
+    assert!(left["items"][0]["metadata"]["ownerReferences"].as_array().is_none_or(Vec::is_empty));
+    // The same Deployment again adopts it.
+    cluster.create("apps", "v1", "deployments", deployment(1, "a")).await;
+    let adopted =
+        |it: &Value| count(it) == 1 && it["items"][0]["metadata"]["ownerReferences"][0]["kind"] == "Deployment";
+    cluster.wait("adoption", &sets, adopted).await;
+    cluster.stop().await;
+}
