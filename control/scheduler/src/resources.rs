@@ -23,12 +23,12 @@ pub struct Resources {
 impl Resources {
     /// Adds another set of amounts.
     pub fn add(&mut self, other: &Resources) {
-        self.combine(other, |a, b| a.saturating_add(b));
+        self.combine(other, i64::saturating_add);
     }
 
     /// Takes another set of amounts away.
     pub fn subtract(&mut self, other: &Resources) {
-        self.combine(other, |a, b| a.saturating_sub(b));
+        self.combine(other, i64::saturating_sub);
     }
 
     /// Raises each amount to at least that of another set.

@@ -108,13 +108,13 @@ mod tests {
     use crate::objects::Pod;
     use serde_json::{Value, json};
 
-    fn check(spec: Value) -> bool {
+    fn check(spec: &Value) -> bool {
         let node = json!({"metadata": {"name": "n1", "labels": {"zone": "a", "cores": "8"}}});
         let node: Node = serde_json::from_value(node).unwrap();
         takes(&node, &PodInfo::from(serde_json::from_value::<Pod>(json!({"spec": spec})).unwrap()))
     }
 
-    fn required(terms: Value) -> Value {
+    fn required(terms: &Value) -> Value {
         json!({"affinity": {"nodeAffinity": {
             "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}})
     }
@@ -135,7 +135,7 @@ mod tests {
         ];
         for (key, operator, values, want) in cases {
             let term = json!([{"matchExpressions": [{"key": key, "operator": operator, "values": values}]}]);
-            assert_eq!(check(required(term)), want, "{key} {operator}");
+            assert_eq!(check(&required(&term)), want, "{key} {operator}");
         }
     }
 
@@ -144,16 +144,16 @@ mod tests {
         let zone = |value| json!({"matchExpressions": [{"key": "zone", "operator": "In", "values": [value]}]});
         let name = |value| json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": [value]}]});
         for (spec, want) in [
-            (required(json!([zone("b"), zone("a")])), true),
-            (required(json!([{}])), false),
-            (required(json!([])), false),
-            (required(json!([name("n1")])), true),
-            (required(json!([name("n2")])), false),
+            (required(&json!([zone("b"), zone("a")])), true),
+            (required(&json!([{}])), false),
+            (required(&json!([])), false),
+            (required(&json!([name("n1")])), true),
+            (required(&json!([name("n2")])), false),
             (json!({"nodeSelector": {"zone": "a"}}), true),
             (json!({"nodeSelector": {"zone": "b"}}), false),
             (json!({"nodeSelector": {}}), true),
         ] {
-            assert_eq!(check(spec.clone()), want, "{spec}");
+            assert_eq!(check(&spec), want, "{spec}");
         }
     }
 }
