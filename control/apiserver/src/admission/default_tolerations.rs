@@ -32,9 +32,8 @@ impl Plugin for DefaultTolerationSeconds {
         let missing: Vec<_> =
             TAINTS.into_iter().filter(|taint| !tolerations.iter().any(|one| tolerates(one, taint))).collect();
         for taint in missing {
-            tolerations.push(
-                json!({"key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": SECONDS}),
-            );
+            tolerations
+                .push(json!({"key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": SECONDS}));
         }
         Ok(())
     }

@@ -43,10 +43,6 @@ impl Plugin for NamespaceLifecycle {
         }
         let refused = attributes
             .forbidden(format_args!("unable to create new content in namespace {name} because it is being terminated"));
-        Err(refused.with_cause(
-            TERMINATING,
-            format!("namespace {name} is being terminated"),
-            "metadata.namespace",
-        ))
+        Err(refused.with_cause(TERMINATING, format!("namespace {name} is being terminated"), "metadata.namespace"))
     }
 }

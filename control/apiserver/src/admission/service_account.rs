@@ -111,7 +111,7 @@ fn mount_token(spec: &mut Value) {
     let fresh = there.is_none();
     let mut used = false;
     for field in ["initContainers", "containers"] {
-        for container in spec[field].as_array_mut().into_iter().flatten() {
+        for container in spec.get_mut(field).and_then(Value::as_array_mut).into_iter().flatten() {
             if !container["volumeMounts"].is_array() {
                 container["volumeMounts"] = json!([]);
             }
@@ -145,6 +145,7 @@ mod tests {
         let mut spec = json!({"containers": [{"name": "a"}, {"name": "b", "volumeMounts": [{"name": "x", "mountPath": MOUNT_PATH}]}]});
         mount_token(&mut spec);
         let volume = spec["volumes"][0]["name"].as_str().unwrap().to_owned();
+        assert!(spec.get("initContainers").is_none());
         assert!(volume.starts_with(VOLUME_PREFIX) && volume.len() == VOLUME_PREFIX.len() + 5);
         assert_eq!(spec["containers"][0]["volumeMounts"][0]["name"], volume.as_str());
         assert_eq!(spec["containers"][1]["volumeMounts"].as_array().unwrap().len(), 1);

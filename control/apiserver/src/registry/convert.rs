@@ -114,7 +114,12 @@ fn autoscaler(object: &mut Value, to: &str) {
     const CURRENT: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
     const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
     const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
-    let kept = [("spec", "metrics", METRICS), ("spec", "behavior", BEHAVIOR), ("status", "currentMetrics", CURRENT), ("status", "conditions", CONDITIONS)];
+    let kept = [
+        ("spec", "metrics", METRICS),
+        ("spec", "behavior", BEHAVIOR),
+        ("status", "currentMetrics", CURRENT),
+        ("status", "conditions", CONDITIONS),
+    ];
     if to == "autoscaling/v1" {
         let spec_cpu = take_cpu(object.pointer_mut("/spec/metrics"), "target");
         let status_cpu = take_cpu(object.pointer_mut("/status/currentMetrics"), "current");
@@ -133,7 +138,10 @@ fn autoscaler(object: &mut Value, to: &str) {
         return;
     }
     for (part, field, annotation) in kept {
-        let text = object.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut).and_then(|a| a.remove(annotation));
+        let text = object
+            .pointer_mut("/metadata/annotations")
+            .and_then(Value::as_object_mut)
+            .and_then(|a| a.remove(annotation));
         let value = text.as_ref().and_then(Value::as_str).and_then(|text| serde_json::from_str::<Value>(text).ok());
         if let Some(value) = value {
             object[part][field] = value;

@@ -57,7 +57,8 @@ pub(super) async fn delete(call: &Call<'_>, options: &DeleteOptions) -> Result<R
             if !storage.group.is_empty() {
                 details["group"] = storage.group.into();
             }
-            let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
+            let status =
+                json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
             Ok(respond::json_value(StatusCode::OK, &status))
         }
         Deleted::Pending(bytes) => {
@@ -113,9 +114,7 @@ impl Writer<'_> {
             let done = match step(storage, &old, options, Timestamp::now()) {
                 Step::Leave => Some(Deleted::Pending(entry.bytes.clone())),
                 Step::Mark(new) if new == old => Some(Deleted::Pending(entry.bytes.clone())),
-                Step::Mark(new) => {
-                    self.put_changed(&entry, &new).await?.map(|written| Deleted::Pending(written.bytes))
-                }
+                Step::Mark(new) => self.put_changed(&entry, &new).await?.map(|written| Deleted::Pending(written.bytes)),
                 Step::Remove => self.remove_now(&entry, &old).await?,
             };
             match done {

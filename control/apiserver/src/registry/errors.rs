@@ -49,11 +49,8 @@ pub(super) fn too_old(requested: u64, oldest: u64) -> Status {
 
 /// 504 for a revision that the server has not reached.
 pub(super) fn too_large(requested: u64, current: u64) -> Status {
-    let mut status = Status::timeout(format!("Too large resource version: {requested}, current: {current}")).with_cause(
-        "ResourceVersionTooLarge",
-        "Too large resource version",
-        "",
-    );
+    let mut status = Status::timeout(format!("Too large resource version: {requested}, current: {current}"))
+        .with_cause("ResourceVersionTooLarge", "Too large resource version", "");
     status.details.get_or_insert_default().retry_after_seconds = 1;
     status
 }

@@ -26,10 +26,8 @@ pub(super) fn extractor(fields: &[&str]) -> Extractor {
         zeros: fields.iter().map(|field| zero(field)).collect(),
     };
     Arc::new(move |bytes| {
-        let mut found = Selectable {
-            labels: Vec::new(),
-            fields: paths.zeros.iter().map(|zero| (*zero).to_owned()).collect(),
-        };
+        let mut found =
+            Selectable { labels: Vec::new(), fields: paths.zeros.iter().map(|zero| (*zero).to_owned()).collect() };
         let all = LABELS | ((1u32 << paths.fields.len()) - 1);
         let seed = Level { paths: &paths, live: all, depth: 0, found: &mut found };
         // Stored bytes are our own encoding; should they not parse, the object is found by no selector but stays readable.
@@ -152,7 +150,8 @@ mod tests {
     #[test]
     fn finds_labels_and_fields() {
         let extract = extractor(&["spec.nodeName", "spec.unschedulable", "status.phase", "type"]);
-        let cases: [(&str, &[(&str, &str)], [&str; 4]); 4] = [
+        type Case = (&'static str, &'static [(&'static str, &'static str)], [&'static str; 4]);
+        let cases: [Case; 4] = [
             ("{}", &[], ["", "false", "", ""]),
             (
                 r#"{"type":"Opaque","metadata":{"labels":{"a":"1","b":""}},"spec":{"nodeName":"n","unschedulable":true}}"#,
@@ -169,7 +168,11 @@ mod tests {
         for (object, labels, fields) in cases {
             let found = extract(object.as_bytes());
             let got: Vec<_> = found.labels.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-            assert_eq!((got.as_slice(), found.fields.as_slice()), (labels, fields.map(str::to_owned).as_slice()), "{object}");
+            assert_eq!(
+                (got.as_slice(), found.fields.as_slice()),
+                (labels, fields.map(str::to_owned).as_slice()),
+                "{object}"
+            );
         }
     }
 }

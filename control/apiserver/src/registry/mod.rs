@@ -26,6 +26,7 @@ mod write;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use apimachinery::meta;
 use apimachinery::status::Status;
@@ -62,7 +63,19 @@ struct Inner {
     resources: Resources,
     admission: Chain,
     allocators: OnceCell<Arc<Allocators>>,
+    timing: Timing,
 }
+
+/// How long things take that wait.
+#[derive(Debug, Clone, Copy)]
+struct Timing {
+    /// A read waits so long for a revision that is still to come.
+    patience: Duration,
+    /// An idle watcher learns the revision about so often.
+    bookmarks: Duration,
+}
+
+const TIMING: Timing = Timing { patience: Duration::from_secs(3), bookmarks: Duration::from_secs(60) };
 
 /// One request to a resource, as the verbs see it.
 struct Call<'a> {
@@ -83,15 +96,21 @@ struct Call<'a> {
 
 impl Registry {
     /// A registry over a store. Watch caches start when they are first asked for.
-    pub fn new(
+    pub fn new(config: Arc<Config>, store: Arc<dyn Store>, tasks: TaskTracker, shutdown: CancellationToken) -> Self {
+        Self::with_timing(config, store, tasks, shutdown, TIMING)
+    }
+
+    fn with_timing(
         config: Arc<Config>,
         store: Arc<dyn Store>,
         tasks: TaskTracker,
         shutdown: CancellationToken,
+        timing: Timing,
     ) -> Self {
-        let environment = Environment { store, tasks, shutdown };
+        let environment = Environment { store, tasks, shutdown, patience: timing.patience };
         let resources = Resources::new(&environment);
-        let inner = Inner { config, environment, resources, admission: Chain::new(), allocators: OnceCell::new() };
+        let (admission, allocators) = (Chain::new(), OnceCell::new());
+        let inner = Inner { config, environment, resources, admission, allocators, timing };
         Self { inner: Arc::new(inner) }
     }
 
@@ -164,6 +183,10 @@ impl Registry {
 
     fn store(&self) -> &Arc<dyn Store> {
         &self.inner.environment.store
+    }
+
+    fn bookmarks(&self) -> Duration {
+        self.inner.timing.bookmarks
     }
 
     fn shutdown(&self) -> &CancellationToken {
@@ -246,7 +269,8 @@ impl Call<'_> {
         match (self.served.name(), self.verb) {
             ("bindings", Verb::Create) => subresources::legacy_binding(self, body).await,
             ("componentstatuses", Verb::List) => {
-                let list = serde_json::json!({"kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": []});
+                let list =
+                    serde_json::json!({"kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": []});
                 Ok(respond::json_value(StatusCode::OK, &list))
             }
             ("componentstatuses", Verb::Get) => Err(Status::not_found("", "componentstatuses", self.name)),
@@ -307,8 +331,7 @@ impl Call<'_> {
 
     /// Decodes a body into the stored version.
     fn decode(&self, bytes: &[u8], options: WriteOptions) -> Result<Value, Status> {
-        let mut object =
-            body::decode(bytes, self.content_type, self.expected(), options.validation, self.warnings)?;
+        let mut object = body::decode(bytes, self.content_type, self.expected(), options.validation, self.warnings)?;
         convert::to_storage(self.served, self.served.storage()?, &mut object);
         Ok(object)
     }

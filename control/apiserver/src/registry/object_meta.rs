@@ -175,7 +175,11 @@ fn validate_owners(owners: &[Value], path: &Path, errors: &mut Vec<FieldError>) 
         let text = |key: &str| owner.get(key).and_then(Value::as_str).unwrap_or_default();
         let version = parse_api_version(text("apiVersion"));
         if version.is_none() {
-            errors.push(FieldError::invalid(&path.child("apiVersion"), text("apiVersion"), "version must not be empty"));
+            errors.push(FieldError::invalid(
+                &path.child("apiVersion"),
+                text("apiVersion"),
+                "version must not be empty",
+            ));
         }
         for field in ["kind", "name", "uid"] {
             if text(field).is_empty() {
@@ -284,11 +288,15 @@ mod tests {
 
     #[test]
     fn owners_are_checked() {
-        let owner = |name: &str| json!({"apiVersion": "v1", "kind": "Pod", "name": name, "uid": "u", "controller": true});
+        let owner =
+            |name: &str| json!({"apiVersion": "v1", "kind": "Pod", "name": name, "uid": "u", "controller": true});
         let object = json!({"metadata": {"ownerReferences": [owner("a"), owner("b"), {"apiVersion": "v1", "kind": "Event", "name": "e"}]}});
         let mut errors = Vec::new();
         validate_common(&object, &Path::new("metadata"), &mut errors);
         let fields: Vec<_> = errors.iter().map(|error| error.path.as_str()).collect();
-        assert_eq!(fields, ["metadata.ownerReferences", "metadata.ownerReferences[2].uid", "metadata.ownerReferences[2]"]);
+        assert_eq!(
+            fields,
+            ["metadata.ownerReferences", "metadata.ownerReferences[2].uid", "metadata.ownerReferences[2]"]
+        );
     }
 }

@@ -88,8 +88,7 @@ pub(crate) struct DeleteOptions {
 impl Selection {
     fn parse(query: &Query, served: &Served) -> Result<Self, Status> {
         let labels = LabelSelector::parse(query.get("labelSelector").unwrap_or("")).map_err(Status::bad_request)?;
-        let mut fields =
-            FieldSelector::parse(query.get("fieldSelector").unwrap_or("")).map_err(Status::bad_request)?;
+        let mut fields = FieldSelector::parse(query.get("fieldSelector").unwrap_or("")).map_err(Status::bad_request)?;
         for requirement in &mut fields.requirements {
             requirement.field = known_field(served, &requirement.field)?;
         }
@@ -150,7 +149,12 @@ fn boolean(query: &Query, name: &str) -> Option<bool> {
 pub(super) fn revision(text: &str) -> Result<Revision, Status> {
     text.parse().map_err(|_| {
         let path = Path::new("resourceVersion");
-        Status::invalid(META, "ListOptions", "", vec![FieldError::invalid(&path, text, format!("strconv.ParseUint: parsing \"{text}\": invalid syntax"))])
+        Status::invalid(
+            META,
+            "ListOptions",
+            "",
+            vec![FieldError::invalid(&path, text, format!("strconv.ParseUint: parsing \"{text}\": invalid syntax"))],
+        )
     })
 }
 
@@ -198,9 +202,7 @@ fn list_at(query: &Query, limit: i64, continuation: &str) -> Result<At, Status> 
         return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
     }
     match (wanted, version) {
-        ("Exact", "0") => {
-            Err(forbidden_match("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""))
-        }
+        ("Exact", "0") => Err(forbidden_match("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"")),
         ("Exact", text) => Ok(At::Exact(revision(text)?)),
         // Pages from a given revision were exact before resourceVersionMatch existed.
         ("", text) if limit > 0 && !matches!(text, "" | "0") => Ok(At::Exact(revision(text)?)),

@@ -1,7 +1,6 @@
 //! Get and list, from the watch cache.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use apimachinery::status::Status;
 use base64::Engine;
@@ -10,14 +9,11 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json};
 use store::{Entry, Revision, Snapshot, WatchCache};
 
-use super::options::{At, ListOptions, Selection, get_at};
+use super::options::{At, ListOptions, get_at};
 use super::resource::Storage;
 use super::respond::{self, Form, ListMeta};
 use super::{Call, errors};
 use crate::request::ResponseBody;
-
-/// How long a read waits for a revision that is still to come.
-const PATIENCE: Duration = Duration::from_secs(3);
 
 const TOKEN_TOO_OLD: &str = "The provided continue parameter is too old to display a consistent list result. You can \
 start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder \
@@ -39,14 +35,9 @@ pub(super) async fn list(call: &Call<'_>) -> Result<Response<ResponseBody>, Stat
     let form = Form::negotiate(call.accept, call.query)?;
     let options = ListOptions::parse(call.query, call.served)?;
     match select(storage, call.namespace, &options).await? {
-        Selected::Page(page) => Ok(respond::list(
-            call.served.resource,
-            &call.served.api_version,
-            storage,
-            form,
-            &page.meta,
-            page.entries,
-        )),
+        Selected::Page(page) => {
+            Ok(respond::list(call.served.resource, &call.served.api_version, storage, form, &page.meta, page.entries))
+        }
         Selected::TokenExpired(token) => {
             let mut status = Status::expired(TOKEN_TOO_OLD).to_value();
             status["metadata"] = json!({"continue": token});
@@ -64,7 +55,7 @@ pub(super) async fn at_least(storage: &Storage, at: At) -> Result<&WatchCache, S
     if let At::NotOlderThan(revision) | At::Exact(revision) = at
         && cache.revision() < revision
     {
-        match tokio::time::timeout(PATIENCE, cache.wait_for(revision)).await {
+        match tokio::time::timeout(storage.patience(), cache.wait_for(revision)).await {
             Ok(reached) => reached.map_err(|error| errors::cache(&error))?,
             Err(_) => return Err(errors::too_large(revision, cache.revision())),
         }
@@ -87,11 +78,7 @@ pub(super) enum Selected {
 }
 
 /// Finds the objects of a list.
-pub(super) async fn select(
-    storage: &Storage,
-    namespace: &str,
-    options: &ListOptions,
-) -> Result<Selected, Status> {
+pub(super) async fn select(storage: &Storage, namespace: &str, options: &ListOptions) -> Result<Selected, Status> {
     let range = storage.range(namespace);
     let token = match options.continuation.as_str() {
         "" => None,
@@ -118,13 +105,7 @@ pub(super) async fn select(
     Ok(Selected::Page(page(&snapshot, &range, start.as_deref(), storage, options)))
 }
 
-fn page(
-    snapshot: &Snapshot,
-    range: &str,
-    start_after: Option<&str>,
-    storage: &Storage,
-    options: &ListOptions,
-) -> Page {
+fn page(snapshot: &Snapshot, range: &str, start_after: Option<&str>, storage: &Storage, options: &ListOptions) -> Page {
     let selection = &options.selection;
     let meta = ListMeta { revision: snapshot.revision(), ..ListMeta::default() };
     if let (Some(name), false) = (selection.name(), storage.namespaced && range == storage.prefix) {
@@ -137,7 +118,7 @@ fn page(
     if limit == usize::MAX && selection.is_everything() {
         entries.reserve(rest.remaining());
     }
-    while let Some(entry) = rest.next() {
+    for entry in rest.by_ref() {
         if selection.matches(entry) {
             entries.push(entry.clone());
             if entries.len() == limit {
@@ -153,17 +134,6 @@ fn page(
     let continuation = Token { revision: Some(snapshot.revision()), start }.encode(range);
     let remaining = selection.is_everything().then_some(remaining);
     Page { entries, meta: ListMeta { continuation, remaining, ..meta } }
-}
-
-/// Finds all objects that a selection matches, now.
-pub(super) async fn select_all(
-    storage: &Storage,
-    namespace: &str,
-    selection: &Selection,
-) -> Result<(Vec<Arc<Entry>>, Revision), Status> {
-    let snapshot = storage.fresh_cache().await?.snapshot();
-    let entries = snapshot.range(&storage.range(namespace), None).filter(|entry| selection.matches(entry));
-    Ok((entries.cloned().collect(), snapshot.revision()))
 }
 
 /// Where a list goes on: opaque to clients, who are not shown the store's keys.

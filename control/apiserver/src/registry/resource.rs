@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use apimachinery::gvk::{Gvk, api_version};
 use apimachinery::resources::{self, Resource};
@@ -63,6 +64,8 @@ pub(crate) struct Environment {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,
+    /// How long a read waits for a revision that is still to come.
+    pub(crate) patience: Duration,
 }
 
 /// All resources.
@@ -97,7 +100,7 @@ impl Storage {
         self.cache
             .get_or_try_init(|| async {
                 let fields = self.facts.fields;
-                let Environment { store, tasks, shutdown } = self.environment.clone();
+                let Environment { store, tasks, shutdown, .. } = self.environment.clone();
                 let names = fields.iter().map(|field| (*field).to_owned()).collect();
                 let options = CacheOptions::new(names, extractor(fields), tasks, shutdown);
                 WatchCache::start(store, &self.prefix, options).await
@@ -109,11 +112,17 @@ impl Storage {
     /// The watch cache, brought up to the store's present revision, which in a cluster of stores other servers advance.
     pub(crate) async fn fresh_cache(&self) -> Result<&WatchCache, Status> {
         let cache = self.cache().await?;
-        let current = self.environment.store.current_revision().await.map_err(|error| errors::store(&error, self, ""))?;
+        let current =
+            self.environment.store.current_revision().await.map_err(|error| errors::store(&error, self, ""))?;
         if cache.revision() < current {
             cache.wait_for(current).await.map_err(|error| errors::cache(&error))?;
         }
         Ok(cache)
+    }
+
+    /// How long a read waits for a revision that is still to come.
+    pub(crate) fn patience(&self) -> Duration {
+        self.environment.patience
     }
 
     /// An object's key.
@@ -130,7 +139,11 @@ impl Storage {
 
     /// The keys of one namespace, or of all where `namespace` is empty.
     pub(crate) fn range(&self, namespace: &str) -> String {
-        if self.namespaced && !namespace.is_empty() { format!("{}{namespace}/", self.prefix) } else { self.prefix.clone() }
+        if self.namespaced && !namespace.is_empty() {
+            format!("{}{namespace}/", self.prefix)
+        } else {
+            self.prefix.clone()
+        }
     }
 
     /// 404 for an object.

@@ -56,9 +56,10 @@ impl Form {
             Some("Object") => RowObject::Object,
             _ => RowObject::Metadata,
         };
-        accept.split(',').find_map(|clause| Self::of_clause(clause, rows)).ok_or_else(|| {
-            Status::not_acceptable("only the following media types are accepted: application/json")
-        })
+        accept
+            .split(',')
+            .find_map(|clause| Self::of_clause(clause, rows))
+            .ok_or_else(|| Status::not_acceptable("only the following media types are accepted: application/json"))
     }
 
     fn of_clause(clause: &str, rows: RowObject) -> Option<Self> {
@@ -209,7 +210,13 @@ pub(super) fn list(
     };
     let item = match form {
         Form::Object if storage.api_version == api_version => Item::Bytes,
-        form => Item::Made { resource: served, api_version: api_version.to_owned(), storage: storage.clone(), form, now: Timestamp::now() },
+        form => Item::Made {
+            resource: served,
+            api_version: api_version.to_owned(),
+            storage: storage.clone(),
+            form,
+            now: Timestamp::now(),
+        },
     };
     let size = match item {
         Item::Bytes => {
@@ -271,10 +278,7 @@ impl Body for ListBody {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if self.done {
             return Poll::Ready(None);
         }

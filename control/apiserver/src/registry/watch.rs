@@ -25,8 +25,6 @@ use super::{Call, convert, errors};
 use crate::request::{BoxError, ResponseBody};
 
 const CHUNK: usize = 64 * 1024;
-/// How often an idle watcher learns the revision, on average.
-const BOOKMARK_SECONDS: u64 = 60;
 /// A watch without `timeoutSeconds` ends after once to twice this time, so that a fleet does not come back at once.
 const DEFAULT_SECONDS: u64 = 1800;
 
@@ -41,9 +39,9 @@ pub(super) async fn watch(call: &Call<'_>) -> Result<Response<ResponseBody>, Sta
         Err(status) if status.code == 410 => Start { initial: Vec::new(), watcher: Err(status), end: None },
         Err(status) => return Err(status),
     };
-    let seconds = options.timeout.unwrap_or_else(|| {
-        Duration::from_secs(DEFAULT_SECONDS + rand::rng().random_range(0..DEFAULT_SECONDS))
-    });
+    let seconds = options
+        .timeout
+        .unwrap_or_else(|| Duration::from_secs(DEFAULT_SECONDS + rand::rng().random_range(0..DEFAULT_SECONDS)));
     let name = if call.named_by_path { call.name.to_owned() } else { String::new() };
     let writer = FrameWriter {
         resource: call.served.resource,
@@ -61,7 +59,8 @@ pub(super) async fn watch(call: &Call<'_>) -> Result<Response<ResponseBody>, Sta
         end: start.end,
         watcher: start.watcher.map_err(Some),
         bookmarks: options.bookmarks,
-        bookmark_at: next_bookmark(deadline),
+        bookmark_at: next_bookmark(call.registry.bookmarks(), deadline),
+        interval: call.registry.bookmarks(),
         deadline,
         shutdown: call.registry.shutdown().clone(),
     };
@@ -105,10 +104,9 @@ async fn start(storage: &Storage, namespace: &str, options: &WatchOptions) -> Re
     Ok(Start { initial: Vec::new(), watcher: Ok(watcher), end: None })
 }
 
-/// About a minute from now, or shortly before the end.
-fn next_bookmark(deadline: Instant) -> Instant {
-    let jitter = Duration::from_millis(rand::rng().random_range(0..BOOKMARK_SECONDS * 250));
-    let regular = Instant::now() + Duration::from_secs(BOOKMARK_SECONDS) - jitter;
+/// After about an interval, or shortly before the end.
+fn next_bookmark(interval: Duration, deadline: Instant) -> Instant {
+    let regular = Instant::now() + interval.mul_f64(rand::rng().random_range(0.75..1.0));
     let last = deadline.checked_sub(Duration::from_secs(2)).unwrap_or(deadline);
     if regular < last || last <= Instant::now() { regular } else { last }
 }
@@ -122,6 +120,7 @@ struct Watch {
     watcher: Result<Watcher, Option<Status>>,
     bookmarks: bool,
     bookmark_at: Instant,
+    interval: Duration,
     deadline: Instant,
     shutdown: tokio_util::sync::CancellationToken,
 }
@@ -164,8 +163,12 @@ impl Watch {
                 },
                 () = tokio::time::sleep_until(self.deadline) => return None,
                 () = tokio::time::sleep_until(self.bookmark_at), if self.bookmarks => {
+                    // Reading the cache's revision applies what other resources' writes have moved it to.
+                    if let Ok(cache) = self.writer.storage.cache().await {
+                        cache.revision();
+                    }
                     let revision = watcher.progress();
-                    self.bookmark_at = next_bookmark(self.deadline);
+                    self.bookmark_at = next_bookmark(self.interval, self.deadline);
                     if revision > 0 {
                         self.writer.bookmark(revision, false, &mut out);
                     }

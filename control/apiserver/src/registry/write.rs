@@ -104,7 +104,8 @@ impl Writer<'_> {
         self.registry.admission().admit(self.registry, &mut attributes).await?;
         let object = &mut attributes.object;
         storage.strategy.defaults(object);
-        if storage.has_status && !storage.facts.keeps_initial_status
+        if storage.has_status
+            && !storage.facts.keeps_initial_status
             && let Some(fields) = object.as_object_mut()
         {
             fields.remove("status");
@@ -199,6 +200,11 @@ impl Writer<'_> {
             }
         }
         Err(Status::modified(storage.group, storage.resource, name))
+    }
+
+    /// Changes an object of the server's own.
+    pub(crate) async fn put_right(&self, name: &str, change: &mut Change<'_>) -> Result<Written, Status> {
+        self.update(name, Part::Main, false, change).await
     }
 
     /// One attempt at an update; none where someone else wrote first.

@@ -73,8 +73,9 @@ fn lock(pool: &Mutex<Pool>) -> MutexGuard<'_, Pool> {
 impl Allocators {
     /// Empty pools over a CIDR and a range of ports.
     pub(super) fn new(cidr: &str, ports: (u16, u16)) -> Result<Self, Status> {
-        let range = Range::parse(cidr)
-            .ok_or_else(|| Status::internal(format_args!("the service range {cidr:?} is no CIDR such as 10.96.0.0/16")))?;
+        let range = Range::parse(cidr).ok_or_else(|| {
+            Status::internal(format_args!("the service range {cidr:?} is no CIDR such as 10.96.0.0/16"))
+        })?;
         let size = usize::try_from(range.usable()).unwrap_or(0);
         // As upstream: a sixteenth of the range, from 16 to 256 addresses, is left to those who choose.
         let band = |size: usize| if size <= 16 { 0 } else { (size / 16).clamp(16, 256) };
@@ -116,7 +117,8 @@ impl Allocators {
 
     /// Takes a given address; the error is the message for the field.
     pub(super) fn take_address(&self, text: &str) -> Result<(), String> {
-        let address: IpAddr = text.parse().map_err(|_| "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned())?;
+        let address: IpAddr =
+            text.parse().map_err(|_| "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned())?;
         let position = self.range.position(address).ok_or_else(|| {
             format!(
                 "failed to allocate IP {text}: the provided IP ({text}) is not in the valid range. The range of valid IPs is {}",

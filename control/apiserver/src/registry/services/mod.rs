@@ -144,9 +144,9 @@ impl Claim {
             "None" => wanted,
             _ if !present.is_empty() => wanted,
             "" => {
-                let any = allocators.take_any_address().ok_or_else(|| {
-                    Status::internal("failed to allocate a serviceIP: range is full")
-                })?;
+                let any = allocators
+                    .take_any_address()
+                    .ok_or_else(|| Status::internal("failed to allocate a serviceIP: range is full"))?;
                 self.addresses.push(any.clone());
                 any
             }
@@ -178,7 +178,7 @@ impl Claim {
         // A port number that is served over two protocols gets one node port.
         let mut by_port: HashMap<i64, u16> = HashMap::new();
         let path = Path::new("spec").child("ports");
-        for (index, port) in service["spec"]["ports"].as_array_mut().into_iter().flatten().enumerate() {
+        for (index, port) in ports_mut(&mut service["spec"]).enumerate() {
             let number = port["port"].as_i64().unwrap_or(0);
             let given = port["nodePort"].as_u64().and_then(|port| u16::try_from(port).ok()).unwrap_or(0);
             if given == 0 {
@@ -246,7 +246,7 @@ fn carry_over(new: &mut Value, old: &Value) {
         }
     } else if !external && !was_external {
         let empty = |value: &Value| value.as_str().unwrap_or("").is_empty();
-        if empty(&spec["clusterIP"]) && !spec["clusterIPs"].as_array().is_some_and(|list| !list.is_empty()) {
+        if empty(&spec["clusterIP"]) && spec["clusterIPs"].as_array().is_none_or(Vec::is_empty) {
             for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
                 if spec[field].is_null() || empty(&spec["clusterIP"]) {
                     spec[field] = old["spec"][field].clone();
@@ -255,7 +255,7 @@ fn carry_over(new: &mut Value, old: &Value) {
         }
     }
     let protocol = |port: &Value| port["protocol"].as_str().unwrap_or("TCP").to_owned();
-    for port in spec["ports"].as_array_mut().into_iter().flatten() {
+    for port in ports_mut(spec) {
         let mut before = old["spec"]["ports"].as_array().into_iter().flatten();
         let Some(same) = before.find(|one| one["port"] == port["port"] && protocol(one) == protocol(port)) else {
             continue;
@@ -270,10 +270,38 @@ fn carry_over(new: &mut Value, old: &Value) {
             fields.remove("nodePort");
         }
     }
-    if ports_wanted && spec["healthCheckNodePort"].is_null() && !old["spec"]["healthCheckNodePort"].is_null() && spec["type"] == old["spec"]["type"] {
-        spec["healthCheckNodePort"] = old["spec"]["healthCheckNodePort"].clone();
-    }
+    carry_over_type_fields(spec, &old["spec"], ports_wanted, had_ports);
     if let Some(fields) = spec.as_object_mut() {
         fields.retain(|_, value| !value.is_null());
     }
+}
+
+/// The fields that some types alone have: kept while the type stays, gone with it unless the client changed them.
+fn carry_over_type_fields(spec: &mut Value, old: &Value, ports_wanted: bool, had_ports: bool) {
+    let same_type = spec["type"] == old["type"];
+    if same_type && ports_wanted && spec["healthCheckNodePort"].is_null() && !old["healthCheckNodePort"].is_null() {
+        spec["healthCheckNodePort"] = old["healthCheckNodePort"].clone();
+    }
+    let balanced = spec["type"] == "LoadBalancer";
+    let was_balanced = old["type"] == "LoadBalancer";
+    let exposed = balanced || ports_wanted;
+    let was_exposed = was_balanced || had_ports;
+    let gone = [
+        ("externalTrafficPolicy", was_exposed && !exposed),
+        ("healthCheckNodePort", was_exposed && !balanced),
+        ("allocateLoadBalancerNodePorts", was_balanced && !balanced),
+        ("loadBalancerClass", was_balanced && !balanced),
+    ];
+    for (field, gone) in gone {
+        if gone
+            && spec[field] == old[field]
+            && let Some(fields) = spec.as_object_mut()
+        {
+            fields.remove(field);
+        }
+    }
+}
+
+fn ports_mut(spec: &mut Value) -> impl Iterator<Item = &mut Value> {
+    spec.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten()
 }

@@ -63,7 +63,12 @@ fn check_seconds(seconds: i64, name: &str) -> Result<(), Status> {
         return Ok(());
     };
     let path = Path::new("spec").child("expirationSeconds");
-    Err(Status::invalid("authentication.k8s.io", "TokenRequest", name, vec![FieldError::invalid(&path, seconds, detail)]))
+    Err(Status::invalid(
+        "authentication.k8s.io",
+        "TokenRequest",
+        name,
+        vec![FieldError::invalid(&path, seconds, detail)],
+    ))
 }
 
 async fn object(call: &Call<'_>, resource: &str, namespace: &str, name: &str) -> Result<Value, Status> {
@@ -82,9 +87,7 @@ async fn bound(call: &Call<'_>, reference: &Value) -> Result<(BoundObject, Value
         ("v1", "Secret") => ("secrets", call.namespace),
         ("v1", "Node") => ("nodes", ""),
         (version, kind) => {
-            return Err(Status::bad_request(format!(
-                "cannot bind token to object of type {version}, Kind={kind}"
-            )));
+            return Err(Status::bad_request(format!("cannot bind token to object of type {version}, Kind={kind}")));
         }
     };
     let object = object(call, resource, namespace, name).await?;
@@ -96,9 +99,14 @@ async fn bound(call: &Call<'_>, reference: &Value) -> Result<(BoundObject, Value
     }
     let present = meta::uid(&object);
     if !uid.is_empty() && uid != present {
-        return Err(Status::conflict("", resource, name, format_args!(
-            "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
-        )));
+        return Err(Status::conflict(
+            "",
+            resource,
+            name,
+            format_args!(
+                "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
+            ),
+        ));
     }
     Ok((BoundObject { kind: kind.to_owned(), name: name.to_owned(), uid: present.to_owned() }, object))
 }

@@ -1,0 +1,41 @@
+//! The objects that a cluster starts with.
+
+use super::*;
+
+#[tokio::test]
+async fn the_default_objects_are_there_and_put_right() {
+    let api = Api::empty();
+    crate::bootstrap::run(&api.registry).await.unwrap();
+    let namespaces = api.get("/api/v1/namespaces").await.ok();
+    assert_eq!(names(&namespaces), ["default", "kube-node-lease", "kube-public", "kube-system"]);
+    let path = "/api/v1/namespaces/default/services/kubernetes";
+    let service = api.get(path).await.ok();
+    assert_eq!(
+        (text(&service["spec"]["clusterIP"]), &service["spec"]["ports"][0]["targetPort"]),
+        ("10.96.0.1".into(), &json!(6443))
+    );
+    let slice = api.get("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes").await.ok();
+    assert_eq!(slice["endpoints"][0]["addresses"], json!(["192.0.2.1"]));
+    assert_eq!(slice["ports"][0]["port"], 6443);
+    let dns = api.get("/api/v1/namespaces/kube-system/services/kube-dns").await.ok();
+    assert_eq!(
+        (text(&dns["spec"]["clusterIP"]), text(&dns["spec"]["internalTrafficPolicy"])),
+        ("10.96.0.10".into(), "Local".into())
+    );
+    assert!(dns["spec"]["selector"].is_null());
+    let classes = api.get("/apis/scheduling.k8s.io/v1/priorityclasses").await.ok();
+    assert_eq!(names(&classes), ["system-cluster-critical", "system-node-critical"]);
+
+    // A second start writes nothing …
+    let revision = |list: Value| text(&list["metadata"]["resourceVersion"]);
+    let before = revision(api.get("/api/v1/nodes").await.ok());
+    crate::bootstrap::run(&api.registry).await.unwrap();
+    assert_eq!(revision(api.get("/api/v1/nodes").await.ok()), before);
+    // … unless something is wrong.
+    let endpoints = "/api/v1/namespaces/default/endpoints/kubernetes";
+    let right = api.get(endpoints).await.ok();
+    let wrong = json!({"subsets": [{"addresses": [{"ip": "198.51.100.9"}], "ports": [{"port": 1}]}]});
+    api.patch(endpoints, MERGE, wrong).await.ok();
+    crate::bootstrap::run(&api.registry).await.unwrap();
+    assert_eq!(api.get(endpoints).await.ok()["subsets"], right["subsets"]);
+}
