@@ -122,7 +122,7 @@ pub enum NetworkError {
 }
 
 impl NetworkError {
-    fn link(error: links::LinkError) -> Self {
+    fn link(error: &links::LinkError) -> Self {
         Self::Netlink(error.to_string())
     }
 }
@@ -178,8 +178,8 @@ impl Network {
         let (connection, handle, _) =
             rtnetlink::new_connection().map_err(|error| NetworkError::Netlink(error.to_string()))?;
         let connection = tokio::spawn(connection);
-        for link in links::ours(&handle).await.map_err(NetworkError::link)? {
-            links::delete(&handle, &link).await.map_err(NetworkError::link)?;
+        for link in links::ours(&handle).await.map_err(|error| NetworkError::link(&error))? {
+            links::delete(&handle, &link).await.map_err(|error| NetworkError::link(&error))?;
         }
         let routes = routes::remove(&handle).await;
         connection.abort();

@@ -118,8 +118,8 @@ fn program<'a>(loaded: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSockAdd
 impl Programs {
     /// Puts the programs in their links, or makes the links. What ran before runs until the moment it is replaced.
     /// After an error the programs are given back, to try again.
-    pub(crate) fn attach(mut self, cgroup: &Path) -> Result<(), (Self, DatapathError)> {
-        self.attach_all(cgroup).map_err(|error| (self, error))
+    pub(crate) fn attach(mut self, cgroup: &Path) -> Result<(), Box<(Self, DatapathError)>> {
+        self.attach_all(cgroup).map_err(|error| Box::new((self, error)))
     }
 
     fn attach_all(&mut self, cgroup: &Path) -> Result<(), DatapathError> {

@@ -63,8 +63,8 @@ impl Bench {
             reconciler.apply(&ObjectKey::new("test", service.name), &service.desired()).unwrap();
         }
         reconciler.finish_adoption().unwrap();
-        if let Err((_, error)) = programs.attach(&self.cgroup) {
-            panic!("{error:?}");
+        if let Err(failure) = programs.attach(&self.cgroup) {
+            panic!("{:?}", failure.1);
         }
         crate::sys::grace_period().unwrap();
         reconciler.clean().unwrap();

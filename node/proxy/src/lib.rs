@@ -254,7 +254,8 @@ fn finish_start(
             tracing::info!(services, writes = reconciler.writes(), cgroup = %cgroup.display(), "Services are translated");
             None
         }
-        Err((programs, error)) => {
+        Err(failure) => {
+            let (programs, error) = *failure;
             tracing::error!(error = &error as &dyn std::error::Error, "Services are not translated");
             failed.nodes = true;
             Some(programs)

@@ -217,6 +217,7 @@ fn usable<'a, L>(endpoint: &Endpoint, ready: &'a mut L, draining: &'a mut L) -> 
 }
 
 #[cfg(test)]
+#[expect(clippy::needless_pass_by_value, reason = "tables of JSON literals")]
 mod tests {
     use serde_json::{Value, json};
 

@@ -17,7 +17,7 @@ const BPF_LINK_DETACH: i32 = 34;
 const BPF_LINK_TYPE_CGROUP: u32 = 3;
 const MEMBARRIER_CMD_GLOBAL: i32 = 1;
 const SO_NETNS_COOKIE: i32 = 71;
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+const BPF_FS_MAGIC: libc::__fsword_t = 0xcafe_4a11;
 
 /// Where a cgroup link hangs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,7 +173,7 @@ pub(crate) fn trim_heap() {
 /// Whether a path is on a bpffs.
 pub(crate) fn is_bpffs(path: &Path) -> io::Result<bool> {
     let found = nix::sys::statfs::statfs(path)?;
-    Ok(i64::from(found.filesystem_type().0) == BPF_FS_MAGIC)
+    Ok(found.filesystem_type().0 == BPF_FS_MAGIC)
 }
 
 /// Mounts a bpffs.

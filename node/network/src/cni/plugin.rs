@@ -221,7 +221,7 @@ mod tests {
             variables.push((name, value));
             variables
         };
-        let cases: &[(&str, Vec<(&str, &str)>, &str, u32)] = &[
+        let cases = [
             ("no node", good.to_vec(), config, code::TRY_AGAIN),
             ("no JSON", good.to_vec(), "{", code::DECODE),
             ("no socket", good.to_vec(), r#"{"cniVersion":"1.0.0"}"#, code::INVALID_CONFIG),
@@ -231,7 +231,7 @@ mod tests {
             ("no namespace", with("CNI_NETNS", ""), config, code::INVALID_ENVIRONMENT),
         ];
         for (name, variables, input, expected) in cases {
-            assert_eq!(run_with(variables, input), Err(*expected), "{name}");
+            assert_eq!(run_with(&variables, input), Err(expected), "{name}");
         }
         let version = run_with(&[("CNI_COMMAND", "VERSION")], r#"{"cniVersion":"0.4.0"}"#).unwrap();
         assert_eq!(version["supportedVersions"], json!(VERSIONS));

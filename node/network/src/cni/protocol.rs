@@ -62,8 +62,8 @@ pub(crate) struct CniError {
 }
 
 impl CniError {
-    pub(crate) fn new(code: u32, message: &str, details: impl ToString) -> Self {
-        Self { code, message: message.to_owned(), details: details.to_string() }
+    pub(crate) fn new(code: u32, message: &str, details: impl std::fmt::Display) -> Self {
+        Self { code, message: message.to_owned(), details: format!("{details}") }
     }
 }
 

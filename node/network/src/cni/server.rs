@@ -41,10 +41,10 @@ impl Server {
         node_ip: IpAddr,
         mtu: Option<u32>,
     ) -> Result<Arc<Self>, NetworkError> {
-        let links = links::ours(&handle).await.map_err(NetworkError::link)?;
+        let links = links::ours(&handle).await.map_err(|error| NetworkError::link(&error))?;
         for stray in ipam.reconcile(&links)? {
             tracing::info!(link = stray, "deleting a pod's link that no container has");
-            links::delete(&handle, &stray).await.map_err(NetworkError::link)?;
+            links::delete(&handle, &stray).await.map_err(|error| NetworkError::link(&error))?;
         }
         Ok(Arc::new(Self { handle, ipam: Mutex::new(ipam), node_ip, mtu, slots: Semaphore::new(PARALLEL) }))
     }
@@ -126,7 +126,7 @@ impl Server {
         let Allocation { address, .. } = self
             .ipam()
             .allocate(&request.container, &request.interface, link.host_interface.clone(), request.pod.clone())
-            .map_err(no_address)?;
+            .map_err(|error| no_address(&error))?;
         let made = links::attach(&self.handle, namespace, &link, address, self.node_ip, self.mtu).await;
         if let Err(error) = made {
             self.undo(&link, request).await;
@@ -190,13 +190,13 @@ fn open(netns: &str) -> Result<File, CniError> {
     })
 }
 
-fn no_address(error: IpamError) -> CniError {
+fn no_address(error: &IpamError) -> CniError {
     let number = match error {
         IpamError::NoRange => code::TRY_AGAIN,
         IpamError::Exhausted(_) => code::NETWORK,
         IpamError::File(_) => code::IO,
     };
-    CniError::new(number, "cannot allocate an address", chain(&error))
+    CniError::new(number, "cannot allocate an address", chain(error))
 }
 
 /// An error with its causes, in one line.

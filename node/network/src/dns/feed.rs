@@ -65,7 +65,7 @@ pub(super) async fn keep(zone: Arc<RwLock<Zone>>, path: PathBuf, changed: Arc<No
         };
         match tokio::task::spawn_blocking(write).await {
             Ok(Err(error)) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "Services are not kept for a restart")
+                tracing::error!(error = &error as &dyn std::error::Error, "Services are not kept for a restart");
             }
             Err(error) => tracing::error!(%error, "Services are not kept for a restart"),
             Ok(Ok(())) => {}

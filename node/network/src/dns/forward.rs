@@ -41,7 +41,7 @@ impl Forwarder {
         if known.0 != changed || changed.is_none() {
             match std::fs::read_to_string(&self.path) {
                 Ok(text) => {
-                    *known = (changed, name_servers(&text).into_iter().map(|ip| (ip, self.port).into()).collect())
+                    *known = (changed, name_servers(&text).into_iter().map(|ip| (ip, self.port).into()).collect());
                 }
                 Err(error) => tracing::warn!(path = %self.path.display(), %error, "cannot read the host's resolvers"),
             }

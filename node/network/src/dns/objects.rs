@@ -167,6 +167,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "called with JSON literals")]
     fn of(spec: Value, slices: &[Value]) -> Option<ServiceRecord> {
         let service =
             serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": spec})).unwrap();

@@ -189,7 +189,7 @@ fn subscribe(changes: &Arc<Changes>, services: &Informer<Service>, slices: &Info
     let target = changes.clone();
     slices.on_event(move |event| match event {
         Event::Upsert { old, new } => {
-            target.add(old.iter().chain([new]).filter_map(|slice| objects::service_of(slice)))
+            target.add(old.iter().chain([new]).filter_map(|slice| objects::service_of(slice)));
         }
         Event::Delete(slice) => target.add(objects::service_of(slice)),
     });
