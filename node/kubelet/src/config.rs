@@ -49,11 +49,6 @@ impl KubeletConfig {
         self.data_dir.join("kubelet/pods")
     }
 
-    /// Directory of one pod.
-    pub(crate) fn pod_dir(&self, uid: &str) -> PathBuf {
-        self.pods_dir().join(uid)
-    }
-
     /// Directory of all pod logs.
     pub(crate) fn logs_dir(&self) -> PathBuf {
         self.data_dir.join("logs/pods")

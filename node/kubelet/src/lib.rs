@@ -6,6 +6,7 @@
 //! - `node` keeps the Node object and its Lease; [`api`] serves exec, logs and the rest.
 
 mod admission;
+pub mod api;
 mod backoff;
 mod cgroup;
 mod config;
@@ -17,6 +18,7 @@ mod hooks;
 mod images;
 mod labels;
 mod logs;
+mod lookup;
 mod node;
 mod objects;
 mod pod;
@@ -29,6 +31,7 @@ mod status;
 mod volumes;
 mod worker;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -39,6 +42,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use api::{Api, ApiConfig, ReviewAuthorizer};
 use cgroup::Cgroups;
 pub use cgroup::{CgroupError, Hierarchy, Layout};
 pub use config::KubeletConfig;
@@ -66,12 +70,13 @@ pub enum KubeletError {
     },
     /// The kubelet's API cannot be served.
     #[error("kubelet API: {0}")]
-    Api(String),
+    Api(#[from] api::ApiError),
 }
 
 /// A running kubelet. It ends with the cancellation it was started with; pods go on.
 pub struct Kubelet {
     config: Arc<KubeletConfig>,
+    api: Api,
 }
 
 impl Kubelet {
@@ -96,6 +101,23 @@ impl Kubelet {
         let informer =
             Informer::<NodePod>::builder(client.clone()).field_selector(selector).start(&tasks, shutdown.clone());
         let pods = Arc::new(Pods::new(Arc::clone(&context), PodSource::Api(informer), offer(&config, &machine)));
+        let api_config = ApiConfig {
+            listen: SocketAddr::new(config.api_address, config.api_port),
+            node_name: config.node_name.clone(),
+            cert_pem: config.tls_cert.clone(),
+            key_pem: config.tls_key.clone(),
+            client_ca_pem: config.client_ca.clone(),
+        };
+        let authorizer = Arc::new(ReviewAuthorizer::new(client.clone()));
+        let api = Api::start(
+            api_config,
+            authorizer,
+            Arc::clone(&pods) as Arc<dyn api::PodLookup>,
+            runtime.clone(),
+            tasks.clone(),
+            shutdown.clone(),
+        )
+        .await?;
         let keeper = NodeKeeper {
             config: Arc::clone(&config),
             context: Arc::clone(&context),
@@ -106,12 +128,17 @@ impl Kubelet {
         tasks.spawn(keeper.run());
         tasks.spawn(logs::run(context, Arc::clone(&pods)));
         tasks.spawn(pods.run(events));
-        Ok(Kubelet { config })
+        Ok(Kubelet { config, api })
     }
 
     /// The settings it runs with.
     pub fn config(&self) -> &KubeletConfig {
         &self.config
+    }
+
+    /// Where the kubelet's API listens.
+    pub fn address(&self) -> SocketAddr {
+        self.api.address()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};
 
 static NO_SPEC: LazyLock<PodSpec> = LazyLock::new(PodSpec::default);
 static NO_STATUS: LazyLock<PodStatus> = LazyLock::new(PodStatus::default);
@@ -139,19 +139,6 @@ pub(crate) fn grace_seconds(pod: &Pod) -> i64 {
 /// When this kubelet first acknowledged the pod.
 pub(crate) fn start_time(pod: &Pod) -> Option<Timestamp> {
     status(pod).start_time.as_ref().map(|t| t.0)
-}
-
-/// The pod as the object of an event.
-pub(crate) fn reference(pod: &Pod, field_path: Option<String>) -> ObjectReference {
-    ObjectReference {
-        api_version: Some("v1".into()),
-        kind: Some("Pod".into()),
-        namespace: pod.metadata.namespace.clone(),
-        name: pod.metadata.name.clone(),
-        uid: pod.metadata.uid.clone(),
-        resource_version: pod.metadata.resource_version.clone(),
-        field_path,
-    }
 }
 
 /// The field path of a container, as events about it carry it.

@@ -48,7 +48,7 @@ fn spec(image: &str) -> ImageSpec {
 #[async_trait]
 impl PodRuntime for cri::Runtime {
     async fn run_pod_sandbox(&self, config: PodSandboxConfig) -> Result<String, CriError> {
-        cri::Runtime::run_pod_sandbox(self, config, "").await
+        Box::pin(cri::Runtime::run_pod_sandbox(self, config, "")).await
     }
 
     async fn stop_pod_sandbox(&self, id: &str) -> Result<(), CriError> {

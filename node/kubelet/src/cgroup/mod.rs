@@ -100,11 +100,6 @@ impl Cgroups {
         }
     }
 
-    /// The pod's group as the runtime wants it: absolute from the hierarchy's top.
-    pub(crate) fn pod_parent(&self, class: QosClass, uid: &str) -> String {
-        format!("/{}", self.class_path(class).join(format!("pod{uid}")).display())
-    }
-
     /// Makes (or corrects) a pod's group.
     pub(crate) fn ensure_pod(&self, class: QosClass, uid: &str, limits: &PodLimits) -> Result<(), CgroupError> {
         let path = self.class_path(class).join(format!("pod{uid}"));
@@ -316,7 +311,6 @@ mod tests {
             assert_eq!(fs::read_to_string(dir.path().join(file).join(pod).join(name)).unwrap(), value, "{name}");
         }
         assert!(!dir.path().join("devices").join(pod).exists(), "left to the runtime");
-        assert_eq!(groups.pod_parent(QosClass::Burstable, "u1"), format!("/{pod}"));
     }
 
     #[test]

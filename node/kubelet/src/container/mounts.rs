@@ -36,9 +36,7 @@ pub(crate) fn prepare(
     }
     let has = |path: &str| mounts.iter().any(|mount: &Mount| mount.container_path == path);
     if !has("/etc/hosts") {
-        if let Some(mount) = hosts(pod, &dir, ips, settings).map_err(|error| format!("hosts file: {error}"))? {
-            mounts.push(mount);
-        }
+        mounts.push(hosts(pod, &dir, ips, settings).map_err(|error| format!("hosts file: {error}"))?);
     }
     let path = container.termination_message_path.as_deref().filter(|path| !path.is_empty());
     let path = path.unwrap_or("/dev/termination-log");
@@ -100,7 +98,7 @@ fn volume(
     })
 }
 
-fn hosts(pod: &Pod, dir: &Path, ips: &[String], settings: &Settings) -> io::Result<Option<Mount>> {
+fn hosts(pod: &Pod, dir: &Path, ips: &[String], settings: &Settings) -> io::Result<Mount> {
     let text = if pod::host_network(pod) {
         let own = fs::read_to_string("/etc/hosts").unwrap_or_default();
         format!("# Kubernetes-managed hosts file (host network).\n{own}{}", sandbox::host_aliases(pod))
@@ -113,7 +111,7 @@ fn hosts(pod: &Pod, dir: &Path, ips: &[String], settings: &Settings) -> io::Resu
     if fs::read_to_string(&path).ok().as_deref() != Some(&text) {
         fs::write(&path, text)?;
     }
-    Ok(Some(Mount { container_path: "/etc/hosts".into(), host_path: path.display().to_string(), ..Mount::default() }))
+    Ok(Mount { container_path: "/etc/hosts".into(), host_path: path.display().to_string(), ..Mount::default() })
 }
 
 fn termination_file(dir: &Path, container: &str, run: u32) -> io::Result<PathBuf> {

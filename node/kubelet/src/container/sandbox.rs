@@ -127,7 +127,7 @@ fn port_mappings(pod: &Pod) -> Vec<PortMapping> {
 fn linux(pod: &Pod, id: &PodId, settings: &Settings) -> LinuxPodSandboxConfig {
     let spec = pod::spec(pod);
     let of_pod = spec.security_context.as_ref();
-    let privileged = pod::all_containers(pod).any(|c| security::privileged(c));
+    let privileged = pod::all_containers(pod).any(security::privileged);
     let sysctls = of_pod.map(|s| pod::list(&s.sysctls)).unwrap_or_default();
     let context = LinuxSandboxSecurityContext {
         namespace_options: Some(namespaces(pod)),

@@ -31,8 +31,8 @@ impl Machine {
     pub(crate) fn read(data_dir: &Path) -> Machine {
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let (disk, disk_available) = nix::sys::statvfs::statvfs(data_dir).map_or((0, 0), |stat| {
-            let unit = stat.fragment_size() as u64;
-            (stat.blocks() as u64 * unit, stat.blocks_available() as u64 * unit)
+            let unit = stat.fragment_size();
+            (stat.blocks() * unit, stat.blocks_available() * unit)
         });
         let loadavg = fs::read_to_string("/proc/loadavg").unwrap_or_default();
         let tasks = loadavg.split(' ').nth(3).and_then(|f| f.split_once('/')).and_then(|(_, all)| all.parse().ok());

@@ -106,8 +106,8 @@ enum Outcome {
     Setup(Result<(VolumePaths, Option<Timestamp>), String>),
     Refresh(Result<(VolumePaths, Option<Timestamp>), String>),
     Sandbox(Result<Sandbox, String>),
-    Start(String, Result<Run, StartError>),
-    Cancelled(String),
+    Start(String, Box<Result<Run, StartError>>),
+    Cancelled,
     PostStart(String, String, Result<(), String>),
     Killed(String, String),
     Released(Result<(), String>),
@@ -395,8 +395,8 @@ impl Worker {
             let start = shared.start(&pod, &container, attempt, &sandbox, &volumes, ips);
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => Outcome::Cancelled(name),
-                result = start => Outcome::Start(name, result),
+                () = cancel.cancelled() => Outcome::Cancelled,
+                result = start => Outcome::Start(name, Box::new(result)),
             }
         });
     }

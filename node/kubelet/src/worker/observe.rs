@@ -226,11 +226,13 @@ impl Worker {
                 *self.failures.entry("sandbox".into()).or_default() += 1;
                 self.hold("", "FailedCreatePodSandBox", message);
             }
-            Outcome::Start(name, Ok(run)) => self.started(name, run).await,
-            Outcome::Start(name, Err(error)) => self.not_started(name, error),
+            Outcome::Start(name, result) => match *result {
+                Ok(run) => self.started(name, run),
+                Err(error) => self.not_started(name, error),
+            },
             // The container may exist by now: only the runtime knows.
-            Outcome::Cancelled(_) => self.observed = false,
-            Outcome::PostStart(name, id, result) => self.hook_ended(&name, &id, result),
+            Outcome::Cancelled => self.observed = false,
+            Outcome::PostStart(name, id, result) => self.hook_ended(&name, &id, result.is_ok()),
             Outcome::Killed(name, id) => self.killed(&name, &id).await,
             Outcome::Released(Ok(())) => {
                 self.state.released = true;
@@ -276,7 +278,7 @@ impl Worker {
         }
     }
 
-    async fn started(&mut self, name: String, run: Run) {
+    fn started(&mut self, name: String, run: Run) {
         let id = run.id.clone();
         self.failures.remove(&name);
         self.state.waiting.remove(&name);
@@ -317,10 +319,10 @@ impl Worker {
         }
     }
 
-    fn hook_ended(&mut self, name: &str, id: &str, result: Result<(), String>) {
+    fn hook_ended(&mut self, name: &str, id: &str, succeeded: bool) {
         let Some(health) = self.state.health.get_mut(name).filter(|health| health.id == id) else { return };
         health.in_hook = false;
-        if result.is_err() {
+        if !succeeded {
             self.doom(name, "FailedPostStartHook".into(), None);
         }
     }
