@@ -35,6 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("cluster-tests", &[]),
+    ("bench", &["cluster-tests"]),
     ("xtask", &["cluster-tests"]),
 ];
 

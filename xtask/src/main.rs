@@ -1,6 +1,7 @@
 //! `cargo xtask …`: every chore of this repository.
 
 mod arrows;
+mod bench;
 mod build;
 mod codegen;
 mod image;
@@ -54,6 +55,12 @@ enum Chore {
         /// Only tests whose name contains this; no checks
         filter: Option<String>,
     },
+    /// Measure: `start` (times to ready, idle cost) or `api` (throughput, latency, CPU); `--help` after them tells more
+    Bench {
+        /// What to measure, with its options
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        words: Vec<String>,
+    },
     /// A throw-away cluster with a command in it: `cargo xtask run -- kubectl get nodes`
     Run {
         /// Image archives to import
@@ -73,9 +80,10 @@ fn main() -> ExitCode {
                 println!("{}", path.display());
             })
         }
-        Chore::Image { names, out } => image::build(&names, &out),
+        Chore::Image { names, out } => image::build(&names, &out).map(drop),
         Chore::Codegen { check } => codegen::run(check),
         Chore::Test { filter } => test::run(filter.as_deref()),
+        Chore::Bench { words } => bench::run(&words),
         Chore::Run { image, command } => run::run(image, &command),
     };
     match outcome {
