@@ -260,6 +260,8 @@ impl Shared {
 
     /// Removes containers, sandboxes, volumes, cgroup, directories and logs.
     pub(crate) async fn cleanup(&self) -> Result<(), String> {
+        // A refresh that is under way would bring the directory back.
+        let _volumes = self.volumes.lock().await;
         cleanup(&self.context, &self.id).await
     }
 

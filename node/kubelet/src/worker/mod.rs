@@ -420,7 +420,14 @@ impl Worker {
         self.refresh_at = None;
         let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&self.pod));
         let ips = self.state.ips(&pod, &self.context.host_ip);
-        self.jobs.spawn(async move { (None, Outcome::Refresh(shared.setup(&pod, &ips).await)) });
+        let cancel = self.cancel.clone();
+        self.jobs.spawn(async move {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => (None, Outcome::Nothing),
+                result = shared.setup(&pod, &ips) => (None, Outcome::Refresh(result)),
+            }
+        });
     }
 
     // --- telling ---
