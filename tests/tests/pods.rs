@@ -1,7 +1,5 @@
 //! Pods one by one: crashes, volumes, the API from inside.
 
-#![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
-
 use std::time::Duration;
 
 #[test]

@@ -1,7 +1,5 @@
 //! keelson dies and comes back: nothing that runs may notice.
 
-#![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
-
 use cluster_tests::Traffic;
 
 const WEB: &str = include_str!("manifests/web.yaml");

@@ -1,7 +1,5 @@
 //! A rolling update under traffic, and its way back.
 
-#![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
-
 use cluster_tests::Traffic;
 
 const WEB: &str = include_str!("manifests/web.yaml");

@@ -17,11 +17,9 @@ mod wait;
 
 use std::process::ExitCode;
 
-/// The name under which containerd's CNI machinery runs this same file.
-const CNI_PLUGIN_NAME: &str = "keelson-cni";
-
 fn main() -> ExitCode {
-    if invoked_as(CNI_PLUGIN_NAME) {
+    // The runtime runs this same file under a plugin's name.
+    if std::env::args_os().next().is_some_and(|name| network::cni::is_plugin(&name)) {
         return network::cni::plugin_main();
     }
     match cli::parse(std::env::args_os()) {
@@ -37,7 +35,7 @@ fn run(command: cli::Command) -> ExitCode {
         cli::Command::Dns(args) => dns::run(args),
         cli::Command::Version(args) => version::run(&args),
         cli::Command::Completion(args) => completion::run(&args),
-        cli::Command::Uninstall(args) => uninstall::run(&args),
+        cli::Command::Uninstall(args) => uninstall::run(args),
         cli::Command::Await(args) => wait::run(&args),
     };
     match outcome {
@@ -47,13 +45,4 @@ fn run(command: cli::Command) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn invoked_as(name: &str) -> bool {
-    std::env::args_os()
-        .next()
-        .as_deref()
-        .map(std::path::Path::new)
-        .and_then(std::path::Path::file_name)
-        .is_some_and(|file| file == name)
 }

@@ -14,10 +14,10 @@ use tokio_util::task::TaskTracker;
 /// Starts the control plane; returns once the API server listens.
 pub(crate) async fn start(
     settings: &Settings,
+    store: Arc<dyn Store>,
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<ApiServer> {
-    let store = open_store(settings)?;
     let server = ApiServer::start(api_config(settings), store, tasks.clone(), shutdown.clone())
         .await
         .context("the API server cannot start")?;
@@ -28,7 +28,8 @@ pub(crate) async fn start(
     Ok(server)
 }
 
-fn open_store(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
+/// Opens the store; the caller closes it when all else has ended.
+pub(crate) fn open_store(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
     Ok(match settings.args.datastore {
         Datastore::Memory => Arc::new(MemoryStore::new()),
         Datastore::Sqlite => {

@@ -12,8 +12,10 @@ mod settings;
 use crate::cli::ServerArgs;
 use anyhow::Context;
 pub(crate) use settings::Settings;
+use store::Store;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -37,8 +39,9 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let begun = Instant::now();
     let shutdown = shutdown_on_signal()?;
     let tasks = TaskTracker::new();
+    let store = control::open_store(&settings)?;
     let outcome = tokio::select! {
-        started = start(&settings, &tasks, &shutdown) => started,
+        started = start(&settings, store.clone(), &tasks, &shutdown) => started,
         () = shutdown.cancelled() => Ok(()),
     };
     if outcome.is_ok() && !shutdown.is_cancelled() {
@@ -53,15 +56,21 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     if tokio::time::timeout(SHUTDOWN_LIMIT, tasks.wait()).await.is_err() {
         tracing::warn!(remaining = tasks.len(), "tasks did not end in time; leaving them");
     }
+    store.close().await;
     tracing::info!("stopped; containers go on");
     outcome
 }
 
-async fn start(settings: &Settings, tasks: &TaskTracker, shutdown: &CancellationToken) -> anyhow::Result<()> {
+async fn start(
+    settings: &Settings,
+    store: Arc<dyn Store>,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
     let runtime = async {
         if settings.args.no_node { Ok(None) } else { node::start_runtime(settings, tasks, shutdown).await.map(Some) }
     };
-    let control = control::start(settings, tasks, shutdown);
+    let control = control::start(settings, store, tasks, shutdown);
     // Side by side: neither needs the other until the kubelet starts.
     let (control, runtime) = tokio::try_join!(control, runtime)?;
     if let Some(runtime) = runtime {

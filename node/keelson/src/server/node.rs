@@ -88,18 +88,22 @@ pub(crate) async fn start(
 ) -> anyhow::Result<()> {
     let user = format!("system:node:{}", settings.node_name);
     let client = server.client(&user, &["system:nodes", "system:authenticated"]);
+    // The node's own identity sees only what concerns this node; Services, endpoints and the other nodes' ranges are
+    // these components' to see.
+    let proxy_client = server.client("system:kube-proxy", &["system:authenticated"]);
+    let dns_client = server.client("system:keelson:cluster-dns", &["system:authenticated"]);
     if settings.enabled(Component::Network) {
-        Network::start(network_config(settings), client.clone(), tasks, shutdown.clone())
+        Network::start(network_config(settings), proxy_client.clone(), tasks, shutdown.clone())
             .await
             .context("the pod network cannot start")?;
     }
     if settings.enabled(Component::Proxy) {
-        Proxy::start(proxy_config(settings)?, client.clone(), tasks, shutdown.clone())
+        Proxy::start(proxy_config(settings)?, proxy_client, tasks, shutdown.clone())
             .await
             .context("the service proxy cannot start")?;
     }
     if settings.enabled(Component::Dns) {
-        dns::Supervisor::start(dns_config(settings), client.clone(), tasks, shutdown.clone())
+        dns::Supervisor::start(dns_config(settings), dns_client, tasks, shutdown.clone())
             .await
             .context("cluster DNS cannot start")?;
     }

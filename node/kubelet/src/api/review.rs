@@ -35,7 +35,7 @@ impl ReviewAuthorizer {
     }
 
     async fn review_token(&self, token: &str) -> Result<Option<User>, String> {
-        let spec = TokenReviewSpec { token: Some(token.to_owned()), ..Default::default() };
+        let spec = TokenReviewSpec { token: token.to_owned(), ..Default::default() };
         let review = TokenReview { spec, ..Default::default() };
         let answer = Api::<TokenReview>::all(self.client.clone()).create(&PostParams::default(), &review).await;
         let status = answer.map_err(|error| format!("TokenReview: {error}"))?.status.unwrap_or_default();

@@ -158,7 +158,7 @@ pub(crate) fn qos_class(spec: &Value) -> &'static str {
 mod tests {
     use super::*;
 
-    fn pod(spec: Value) -> Value {
+    fn pod(spec: &Value) -> Value {
         let mut pod = json!({ "metadata": { "name": "a" }, "spec": spec });
         Pod.defaults(&mut pod);
         pod
@@ -207,14 +207,14 @@ mod tests {
             ),
         ];
         for (spec, expected) in cases {
-            let problems = Pod.validate(&pod(spec.clone()));
+            let problems = Pod.validate(&pod(&spec));
             assert_eq!(said(&problems), [expected], "{spec}");
         }
     }
 
     #[test]
     fn only_a_few_fields_may_change() {
-        let old = pod(json!({"containers": [{"name": "a", "image": "x:1"}]}));
+        let old = pod(&json!({"containers": [{"name": "a", "image": "x:1"}]}));
         let mut image = old.clone();
         image["spec"]["containers"][0]["image"] = "x:2".into();
         assert_eq!(said(&Pod.validate_update(&image, &old)), Vec::<String>::new());

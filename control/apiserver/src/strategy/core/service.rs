@@ -112,7 +112,8 @@ fn ports(path: &Path, spec: &Value, headless: bool, problems: &mut Problems) {
         let number = int(port, "port").unwrap_or(0);
         port_number(&path.child("port"), number, problems);
         one_of(&path.child("protocol"), text(port, "protocol"), &["SCTP", "TCP", "UDP"], true, problems);
-        if let Some(target) = some(port, "targetPort") {
+        // Defaults made it the port itself, which has been checked already.
+        if let Some(target) = some(port, "targetPort").filter(|target| target.as_i64() != Some(number)) {
             port_number_or_name(&path.child("targetPort"), target, problems);
             if headless && target.is_i64() && target.as_i64() != Some(number) && text(spec, "clusterIP") == "None" && empty(spec, "selector") {
                 let detail = "must be equal to the value of 'port' when clusterIP = None";
