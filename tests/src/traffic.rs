@@ -15,25 +15,13 @@ pub struct Traffic {
     lines: Lines,
 }
 
-/// Runs in a pod with busybox: each round connects anew by name. Ends, with a summary, when its input ends.
-const LOOP: &str = r#"
-ok=0; failed=0; first=yes
-( cat >/dev/null; touch /tmp/stop-$$ ) &
-while [ ! -e /tmp/stop-$$ ] && [ $((ok + failed)) -lt 200000 ]; do
-  if wget -q -T 3 -O /dev/null "$1"; then ok=$((ok + 1)); else failed=$((failed + 1)); echo "failed request $((ok + failed))"; fi
-  if [ -n "$first" ] && [ $ok -gt 0 ]; then echo started; first=; fi
-done
-rm -f /tmp/stop-$$
-echo "ok $ok failed $failed"
-"#;
-
 impl Traffic {
     /// Starts asking the URL from the pod, and waits for the first answer.
     ///
     /// # Errors
     /// No answer comes.
     pub fn start(kubectl: &Kubectl, pod: &str, url: &str) -> anyhow::Result<Self> {
-        let mut child = kubectl.spawn(&["exec", "-i", pod, "--", "sh", "-c", LOOP, "sh", url])?;
+        let mut child = kubectl.spawn(&["exec", "-i", pod, "--", "fetch", "--count", url])?;
         let output = child.inner().stdout.take().context("the output was piped")?;
         let lines = Lines::of(output);
         lines.wait_for("started", LIMIT)?;
@@ -43,7 +31,7 @@ impl Traffic {
     /// Stops asking; how many requests were answered and how many failed.
     ///
     /// # Errors
-    /// The client did not sum up: its connection broke.
+    /// The client did not sum up: its connection broke. What failed until then is in the message.
     pub fn stop(mut self) -> anyhow::Result<(u32, u32)> {
         drop(self.child.inner().stdin.take());
         let line = self.lines.wait_for("ok ", LIMIT)?;

@@ -18,8 +18,7 @@ fn deploy(kubectl: &Kubectl) {
 
 /// The host names that answer within some requests, each of which connects anew.
 fn answers(kubectl: &Kubectl, url: &str, requests: u32) -> BTreeSet<String> {
-    let script = format!("i=0; while [ $i -lt {requests} ]; do wget -q -T 5 -O - {url}; i=$((i + 1)); done");
-    let text = kubectl.run(&["exec", "client", "--", "sh", "-c", &script]).unwrap();
+    let text = kubectl.run(&["exec", "client", "--", "fetch", url, &requests.to_string()]).unwrap();
     text.lines().filter(|line| line.starts_with("web-")).map(str::to_owned).collect()
 }
 
@@ -49,11 +48,10 @@ fn node_ports_answer_on_the_node() {
     deploy(&kubectl);
     kubectl.run(&["patch", "service", "web", "-p", r#"{"spec":{"type":"NodePort"}}"#]).unwrap();
     let port = kubectl.run(&["get", "service", "web", "-o", "jsonpath={.spec.ports[0].nodePort}"]).unwrap();
-    // A Service without endpoints refuses at once; that one with them answers is what is waited for.
     let url = format!("http://{}:{port}/", cluster.node_ip());
-    let script =
-        format!("i=0; until wget -q -T 3 -O - {url} | grep web-; do i=$((i + 1)); [ $i -lt 100 ] || exit 1; done");
-    let output = cluster.host_command("busybox").args(["sh", "-c", &script]).output().unwrap();
+    // The proxy learns of the port by a watch; until then the node refuses. Bounded by the number of tries.
+    let script = format!("i=0; until busybox wget -q -T 3 -O - {url} | grep web-; do i=$((i + 1)); [ $i -lt 1000 ] || exit 1; done");
+    let output = cluster.host_command("sh").args(["-c", &script]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
