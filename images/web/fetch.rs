@@ -1,8 +1,10 @@
 //! A client for tests: looks a name up as a pod's resolver does, connects, asks once, prints the answer.
 //!
 //! `fetch URL [TIMES]` prints what each request answers. `fetch --count URL` asks until its input ends, `fetch --while FILE URL` until
-//! the file is gone; both print `ok N failed M`. Each request is a look-up and a connection of its own. (A statically linked C
-//! library cannot look names up, which is why busybox's wget does not serve.)
+//! the file is gone; both print `ok N failed M`. Each request is a look-up and a connection of its own; `--keep FILE URL` is
+//! `--while` over one connection. `fetch --udp HOST:PORT TEXT` sends a datagram over a connected socket, `--sendto` over one that is
+//! not; both print who answered, and what. (A statically linked C library cannot look names up, which is why busybox's wget
+//! does not serve.)
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
@@ -28,10 +30,13 @@ fn main() {
             count(url, || !stop.load(Ordering::SeqCst));
         }
         ["--while", file, url] => count(url, || std::path::Path::new(file).exists()),
+        ["--keep", file, url] => keep(url, || std::path::Path::new(file).exists()),
+        ["--udp", to, text] => datagram(to, text, true),
+        ["--sendto", to, text] => datagram(to, text, false),
         [url] => ask(url, 1),
         [url, times] => ask(url, times.parse().unwrap_or(1)),
         _ => {
-            eprintln!("usage: fetch [--count | --while FILE] URL, or fetch URL [TIMES]");
+            eprintln!("usage: fetch [--count | --while FILE | --keep FILE] URL, fetch --udp|--sendto HOST:PORT TEXT, or fetch URL [TIMES]");
             std::process::exit(2);
         }
     }
@@ -68,18 +73,87 @@ fn count(url: &str, go_on: impl Fn() -> bool) {
     println!("ok {ok} failed {failed}");
 }
 
-fn get(url: &str) -> Result<String, String> {
+/// Says what failed.
+fn told(what: &'static str) -> impl Fn(std::io::Error) -> String {
+    move |error| format!("{what}: {error}")
+}
+
+/// Asks again and again over one connection; a connection that breaks is not made again.
+fn keep(url: &str, go_on: impl Fn() -> bool) {
+    let mut ok = 0;
+    let result = open(url).and_then(|(mut stream, host, path)| {
+        println!("started with {}", stream.peer_addr().map_err(told("peer"))?);
+        while go_on() && ok < MOST {
+            write!(stream, "GET /{path} HTTP/1.1\r\nHost: {host}\r\n\r\n").map_err(told("write"))?;
+            let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
+            while !whole(&answer) {
+                match stream.read(&mut buffer).map_err(told("read"))? {
+                    0 => return Err("closed".to_owned()),
+                    length => answer.extend_from_slice(&buffer[..length]),
+                }
+            }
+            ok += 1;
+        }
+        Ok(())
+    });
+    if let Err(error) = &result {
+        println!("failed after {ok}: {error}");
+    }
+    println!("ok {ok} failed {}", u32::from(result.is_err()));
+}
+
+/// Whether an answer has all the bytes that its head promises.
+fn whole(answer: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(answer);
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let length = head.split("Content-Length: ").nth(1).and_then(|rest| rest.split("\r\n").next()?.parse().ok());
+    length.is_some_and(|length: usize| body.len() >= length)
+}
+
+fn datagram(to: &str, text: &str, connected: bool) {
+    match exchange(to, text, connected) {
+        Ok(answer) => println!("{answer}"),
+        Err(error) => {
+            eprintln!("fetch: {to}: {error}");
+            std::process::exit(1);
+        }
+    }
+}
+
+fn exchange(to: &str, text: &str, connected: bool) -> Result<String, String> {
+    let (name, port) = to.split_once(':').ok_or("no port")?;
+    let to = SocketAddr::new(address(name)?, port.parse().map_err(|_| format!("port {port}"))?);
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(told("socket"))?;
+    socket.set_read_timeout(Some(PATIENCE)).map_err(told("socket"))?;
+    if connected {
+        socket.connect(to).map_err(told("connect"))?;
+        socket.send(text.as_bytes()).map_err(told("send"))?;
+    } else {
+        socket.send_to(text.as_bytes(), to).map_err(told("send"))?;
+    }
+    let mut answer = [0; 1500];
+    let (length, from) = socket.recv_from(&mut answer).map_err(told("answer"))?;
+    Ok(format!("{from} {}", String::from_utf8_lossy(&answer[..length])))
+}
+
+fn address(name: &str) -> Result<IpAddr, String> {
+    name.parse().or_else(|_| look_up(name))
+}
+
+/// A connection to the URL's host, and the URL's host and path.
+fn open(url: &str) -> Result<(TcpStream, &str, &str), String> {
     let rest = url.strip_prefix("http://").ok_or("only http:// is spoken")?;
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
     let (name, port) = host.split_once(':').unwrap_or((host, "80"));
     let port = port.parse().map_err(|_| format!("port {port}"))?;
-    let address = match name.parse::<IpAddr>() {
-        Ok(address) => address,
-        Err(_) => look_up(name)?,
-    };
-    let told = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(address, port), PATIENCE).map_err(told("connect"))?;
+    let at = SocketAddr::new(address(name)?, port);
+    let stream = TcpStream::connect_timeout(&at, PATIENCE).map_err(told("connect"))?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(told("socket"))?;
+    Ok((stream, host, path))
+}
+
+fn get(url: &str) -> Result<String, String> {
+    let (mut stream, host, path) = open(url)?;
     let request = format!("GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).map_err(told("write"))?;
     let mut answer = String::new();
@@ -113,10 +187,9 @@ fn look_up(name: &str) -> Result<IpAddr, String> {
 
 /// One A query (RFC 1035); `None` where the name has no address.
 fn query(server: IpAddr, name: &str) -> Result<Option<IpAddr>, String> {
-    let told = |what: &'static str| move |error: std::io::Error| format!("DNS {what}: {error}");
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(told("socket"))?;
-    socket.set_read_timeout(Some(PATIENCE)).map_err(told("socket"))?;
-    socket.connect((server, 53)).map_err(told("connect"))?;
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(told("DNS socket"))?;
+    socket.set_read_timeout(Some(PATIENCE)).map_err(told("DNS socket"))?;
+    socket.connect((server, 53)).map_err(told("DNS connect"))?;
     let id = (std::process::id() as u16).wrapping_add(name.len() as u16);
     let mut packet = vec![(id >> 8) as u8, id as u8, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split('.') {
@@ -124,9 +197,9 @@ fn query(server: IpAddr, name: &str) -> Result<Option<IpAddr>, String> {
         packet.extend(label.as_bytes());
     }
     packet.extend([0, 0, 1, 0, 1]);
-    socket.send(&packet).map_err(told("send"))?;
+    socket.send(&packet).map_err(told("DNS send"))?;
     let mut answer = [0; 1500];
-    let length = socket.recv(&mut answer).map_err(told("answer"))?;
+    let length = socket.recv(&mut answer).map_err(told("DNS answer"))?;
     Ok(first_address(&answer[..length], packet.len()))
 }
 

@@ -2,13 +2,14 @@
 //!
 //! - `/` answers the pod's name and a line end.
 //! - `/healthz` answers `ok`, from SIGTERM on 503, so that a readiness probe sees it go.
-//! - `/sleep/MS` answers after so many milliseconds; `/env` answers the environment; `/headers` the request's head.
+//! - `/sleep/MS` answers after so many milliseconds; `/env` answers the environment; `/headers` the request's head; `/peer` the
+//!   address that asks.
 //!
 //! On SIGTERM it goes on serving for `DRAIN_MS` (3000), until Services have forgotten it, then ends with 0 once
 //! no request is being answered.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -69,7 +70,7 @@ fn name() -> String {
 fn serve(stream: TcpStream) {
     let _ = stream.set_nodelay(true);
     let _ = stream.set_read_timeout(Some(Duration::from_secs(60)));
-    let Ok(mut out) = stream.try_clone() else { return };
+    let (Ok(mut out), Ok(peer)) = (stream.try_clone(), stream.peer_addr()) else { return };
     let mut input = BufReader::new(stream);
     let mut head = String::new();
     loop {
@@ -84,7 +85,7 @@ fn serve(stream: TcpStream) {
         }
         BUSY.fetch_add(1, Ordering::SeqCst);
         let draining = DRAINING.load(Ordering::SeqCst);
-        let (status, body) = answer(&head, draining);
+        let (status, body) = answer(&head, draining, peer.ip());
         // While draining, a kept connection would be cut in the middle of the next request.
         let close = draining || head.to_ascii_lowercase().contains("connection: close") || head.contains(" HTTP/1.0");
         let connection = if close { "close" } else { "keep-alive" };
@@ -101,13 +102,14 @@ fn serve(stream: TcpStream) {
     }
 }
 
-fn answer(head: &str, draining: bool) -> (&'static str, String) {
+fn answer(head: &str, draining: bool, peer: IpAddr) -> (&'static str, String) {
     let path = head.split(' ').nth(1).unwrap_or("/");
     let path = path.split('?').next().unwrap_or(path);
     match path {
         "/" => ("200 OK", name() + "\n"),
         "/healthz" if draining => ("503 Service Unavailable", "draining\n".into()),
         "/healthz" => ("200 OK", "ok\n".into()),
+        "/peer" => ("200 OK", format!("{}\n", peer.to_canonical())),
         "/headers" => ("200 OK", head.to_owned()),
         "/env" => ("200 OK", std::env::vars().map(|(name, value)| format!("{name}={value}\n")).collect()),
         _ => match path.strip_prefix("/sleep/").and_then(|text| text.parse().ok()) {

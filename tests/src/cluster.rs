@@ -245,7 +245,10 @@ fn keep_log(cluster: &Cluster) {
 }
 
 /// The program under test: `KEELSON_BIN`, else the one that cargo built beside the test.
-pub(crate) fn binary() -> PathBuf {
+///
+/// # Panics
+/// A running program has no path.
+pub fn binary() -> PathBuf {
     if let Some(path) = std::env::var_os("KEELSON_BIN") {
         return path.into();
     }

@@ -12,7 +12,7 @@ mod namespace;
 mod process;
 mod traffic;
 
-pub use cluster::{Cluster, ClusterOptions, sweep};
+pub use cluster::{Cluster, ClusterOptions, binary, sweep};
 pub use kubectl::{Kubectl, KubectlVersion, Output};
 pub use namespace::Namespace;
 pub use process::{Child, Lines, wait_readable};

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, bail};
 mod builder;
 
 /// Builds the images of these recipes (all of them if none is named) into `out_dir/NAME.tar`; answers the files.
-pub fn build(names: &[String], out_dir: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn build(names: &[String], out_dir: &Path) -> Result<Vec<PathBuf>> {
     let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("../images");
     let known = recipes(&images)?;
     if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {

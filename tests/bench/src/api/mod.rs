@@ -75,7 +75,7 @@ async fn measure(options: &Options, target: Target, server: u32) -> anyhow::Resu
     report.memory("all pods created", usage::rss_anon(server)?);
     report.phase("get", &load.run(Operation::Get).await?);
     let (lists, bytes) = load.list(LISTS).await?;
-    report.phase("list all", &lists);
+    report.phase(report::LIST, &lists);
     report.list_bytes(bytes);
     report.phase("update (get, put)", &load.run(Operation::Put).await?);
     report.phase("update (get, patch)", &load.run(Operation::Patch).await?);

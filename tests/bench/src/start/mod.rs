@@ -132,6 +132,6 @@ fn idle(cluster: &Cluster, place: &Place) -> anyhow::Result<Vec<(&'static str, f
 /// Lets time pass: idling is what is measured, so that there is nothing to wait for.
 fn pause(duration: Duration) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    runtime.block_on(tokio::time::sleep(duration));
+    runtime.block_on(async { tokio::time::sleep(duration).await });
     Ok(())
 }
