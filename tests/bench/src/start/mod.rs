@@ -111,7 +111,7 @@ fn idle(cluster: &Cluster, place: &Place) -> anyhow::Result<Vec<(&'static str, f
     let server = cluster.server_pid().context("the server runs")?;
     let dns = usage::find(&["dns", &format!("{}/", place.data_dir.display())]);
     let containerd = std::fs::read_to_string(place.data_dir.join("containerd/containerd.pid"));
-    let containerd: Option<u32> = containerd.ok().and_then(|text| text.trim().parse().ok());
+    let containerd: Option<u32> = containerd.ok().and_then(|text| text.split_whitespace().next()?.parse().ok());
     let both: Vec<u32> = [Some(server), dns].into_iter().flatten().collect();
     pause(SETTLE)?;
     let before = both.iter().map(|&pid| usage::cpu(pid)).collect::<Result<Vec<_>, _>>()?;
