@@ -6,4 +6,4 @@ mod read;
 mod tail;
 
 pub(super) use format::{LogOptions, StreamFilter};
-pub(super) use read::{LogReader, ReadError};
+pub(super) use read::LogReader;
