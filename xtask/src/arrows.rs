@@ -51,7 +51,6 @@ const TWICE: &[(&str, &str)] = &[
     ("base64", "jsonwebtoken, k8s-openapi and tonic are at 0.22"),
     ("pem", "jsonwebtoken is at 3"),
     ("hashbrown", "tokio-util is at 0.15"),
-    ("foldhash", "follows hashbrown"),
     ("untrusted", "aws-lc-rs and rustls-webpki differ"),
     ("syn", "build time only: half of the derive macros are at 2"),
     ("synstructure", "follows syn"),

@@ -70,8 +70,9 @@ fn programs() -> Finding {
             Err(error) => missing.push(format!("map type {name} ({error})")),
         }
     }
+    missing.extend(super::attach::missing());
     if missing.is_empty() {
-        return Finding::ok("bpf", "program and map types are there");
+        return Finding::ok("bpf", "program, attach and map types are there");
     }
     let remedy = "run as root with CAP_BPF and CAP_NET_ADMIN, on a kernel with CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF";
     Finding::failed("bpf", format!("the kernel refuses: {}", missing.join(", ")), remedy)

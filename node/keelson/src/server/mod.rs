@@ -10,7 +10,7 @@ mod notify;
 mod settings;
 
 use crate::cli::ServerArgs;
-use anyhow::Context;
+use anyhow::{Context, ensure};
 pub(crate) use settings::Settings;
 use store::Store;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -28,6 +28,10 @@ const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
 pub(crate) fn run(args: ServerArgs) -> anyhow::Result<()> {
     crate::logging::init(&args.log);
     let settings = Settings::new(args)?;
+    ensure!(
+        settings.args.no_node || nix::unistd::geteuid().is_root(),
+        "a node must be run as root; --no-node runs the control plane alone"
+    );
     make_directories(settings.data_dir())?;
     let _lock = lock::take(settings.data_dir())?;
     install_crypto_provider()?;
