@@ -1,13 +1,13 @@
-//! A lean HTTP client: one TLS connection, one request at a time, bodies as bytes.
+//! A lean HTTP/2 client: one TLS connection, one request at a time, bodies as bytes.
 
 use crate::kubeconfig::Kubeconfig;
 use anyhow::Context;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST};
+use http::header::CONTENT_TYPE;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,37 +18,19 @@ use tokio_rustls::TlsConnector;
 /// Flow-control windows like client-go's: large enough that they never pace the server.
 const WINDOW: u32 = 4 << 20;
 
-/// The HTTP version to speak.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Http {
-    /// HTTP/1.1 with keep-alive
-    #[value(name = "1.1")]
-    One,
-    /// HTTP/2, as client-go speaks it
-    #[value(name = "2")]
-    Two,
-}
-
 /// Where connections go.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     address: SocketAddr,
     tls: Arc<rustls::ClientConfig>,
-    http: Http,
 }
 
 /// A connection; requests go one after the other.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    sender: Sender,
+    sender: SendRequest<Full<Bytes>>,
     host: String,
     driver: JoinHandle<()>,
-}
-
-#[derive(Debug)]
-enum Sender {
-    One(http1::SendRequest<Full<Bytes>>),
-    Two(http2::SendRequest<Full<Bytes>>),
 }
 
 /// A request's parts that differ.
@@ -73,13 +55,10 @@ impl<'a> Call<'a> {
 
 impl Target {
     /// Prepares connections to the kubeconfig's server.
-    pub(crate) fn new(kubeconfig: Kubeconfig, http: Http) -> Self {
+    pub(crate) fn new(kubeconfig: Kubeconfig) -> Self {
         let mut tls = kubeconfig.tls;
-        tls.alpn_protocols = match http {
-            Http::One => vec![b"http/1.1".to_vec()],
-            Http::Two => vec![b"h2".to_vec()],
-        };
-        Self { address: kubeconfig.address, tls: Arc::new(tls), http }
+        tls.alpn_protocols = vec![b"h2".to_vec()];
+        Self { address: kubeconfig.address, tls: Arc::new(tls) }
     }
 
     /// Opens a connection.
@@ -91,21 +70,12 @@ impl Target {
         stream.set_nodelay(true)?;
         let name = self.address.ip().into();
         let stream = TlsConnector::from(self.tls.clone()).connect(name, stream).await.context("TLS")?;
-        let io = TokioIo::new(stream);
-        let (sender, driver) = match self.http {
-            Http::One => {
-                let (sender, connection) = http1::handshake(io).await?;
-                (Sender::One(sender), tokio::spawn(async { drop(connection.await) }))
-            }
-            Http::Two => {
-                let (sender, connection) = http2::Builder::new(TokioExecutor::new())
-                    .initial_stream_window_size(WINDOW)
-                    .initial_connection_window_size(WINDOW)
-                    .handshake(io)
-                    .await?;
-                (Sender::Two(sender), tokio::spawn(async { drop(connection.await) }))
-            }
-        };
+        let (sender, connection) = Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .handshake(TokioIo::new(stream))
+            .await?;
+        let driver = tokio::spawn(async { drop(connection.await) });
         Ok(Connection { sender, host: self.address.to_string(), driver })
     }
 }
@@ -116,21 +86,13 @@ impl Connection {
     /// # Errors
     /// The connection failed.
     pub(crate) async fn send(&mut self, call: Call<'_>, body: Bytes) -> anyhow::Result<Response<Incoming>> {
-        let request = Request::builder().method(call.method).header(CONTENT_TYPE, call.content_type);
-        let body = Full::new(body);
-        let answer = match &mut self.sender {
-            Sender::One(sender) => {
-                sender.ready().await?;
-                let request = request.uri(call.path).header(HOST, &self.host).body(body)?;
-                sender.send_request(request).await
-            }
-            Sender::Two(sender) => {
-                sender.ready().await?;
-                let request = request.uri(format!("https://{}{}", self.host, call.path)).body(body)?;
-                sender.send_request(request).await
-            }
-        };
-        answer.with_context(|| format!("{} {}", call.method, call.path))
+        self.sender.ready().await?;
+        let request = Request::builder()
+            .method(call.method)
+            .uri(format!("https://{}{}", self.host, call.path))
+            .header(CONTENT_TYPE, call.content_type)
+            .body(Full::new(body))?;
+        self.sender.send_request(request).await.with_context(|| format!("{} {}", call.method, call.path))
     }
 
     /// Sends a request and reads the whole answer.

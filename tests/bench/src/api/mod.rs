@@ -5,7 +5,7 @@ mod pods;
 mod report;
 mod watchers;
 
-use crate::client::{Http, Target};
+use crate::client::Target;
 use crate::kubeconfig::Kubeconfig;
 use crate::{netns, usage};
 use anyhow::{Context, ensure};
@@ -32,9 +32,6 @@ pub(crate) struct Options {
     /// Clients that watch all pods, each with a connection of its own
     #[arg(long, default_value_t = 100)]
     watchers: usize,
-    /// Version of HTTP
-    #[arg(long, value_enum, default_value = "2")]
-    http: Http,
     /// Print the server's process id before the load begins, and wait for Enter
     #[arg(long)]
     wait: bool,
@@ -55,7 +52,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         std::io::stdin().read_line(&mut String::new())?;
     }
     let kubeconfig = Kubeconfig::read(&cluster.data_dir().join("kubeconfig"))?;
-    let target = Target::new(kubeconfig, options.http);
+    let target = Target::new(kubeconfig);
     let report = netns::inside(&cluster.node().path(), || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         runtime.block_on(measure(options, target, server))

@@ -1,6 +1,6 @@
 //! The stages of a start as a client sees them: each is waited for by a watch, from the moment the server is started.
 
-use crate::client::{Call, Http, Target};
+use crate::client::{Call, Target};
 use crate::kubeconfig::Kubeconfig;
 use crate::lines::Lines;
 use crate::netns;
@@ -77,7 +77,7 @@ impl Place {
 pub(crate) fn cold(place: &Place, begun: Instant) -> anyhow::Result<Times> {
     let kubeconfig = wait_for_kubeconfig(place)?;
     place.run(async move {
-        let target = Target::new(kubeconfig, Http::Two);
+        let target = Target::new(kubeconfig);
         api_ready(&target).await?;
         let api = begun.elapsed().as_secs_f64();
         let (node, (account, pod)) =
@@ -91,7 +91,7 @@ pub(crate) fn warm(place: &Place, begun: Instant) -> anyhow::Result<Times> {
     let from = jiff::Timestamp::now();
     let kubeconfig = Kubeconfig::read(&place.kubeconfig())?;
     place.run(async move {
-        let target = Target::new(kubeconfig, Http::Two);
+        let target = Target::new(kubeconfig);
         api_ready(&target).await?;
         let api = begun.elapsed().as_secs_f64();
         let path = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases?watch=true";
@@ -108,7 +108,7 @@ pub(crate) fn warm(place: &Place, begun: Instant) -> anyhow::Result<Times> {
 
 /// Deletes the pod of [`cold`] and waits until it is gone.
 pub(crate) fn delete_pod(place: &Place) -> anyhow::Result<()> {
-    let target = Target::new(Kubeconfig::read(&place.kubeconfig())?, Http::Two);
+    let target = Target::new(Kubeconfig::read(&place.kubeconfig())?);
     place.run(async move {
         let (mut watcher, mut connection) = (target.connect().await?, target.connect().await?);
         let mut pods = Lines::of(watcher.stream(POD_WATCH).await?);
