@@ -115,6 +115,13 @@ impl Cluster {
         command
     }
 
+    /// Another command of the program under test, in the node's namespace.
+    pub fn keelson(&self, args: &[&str]) -> Command {
+        let mut command = self.node().command(binary());
+        command.args(args);
+        command
+    }
+
     /// Waits until the node is Ready.
     ///
     /// # Errors

@@ -32,6 +32,8 @@ pub(crate) enum Command {
     /// Answer cluster DNS (run by `server`)
     #[command(hide = true)]
     Dns(DnsArgs),
+    /// Show what the kernel's maps say now
+    Datapath(DatapathArgs),
     /// Print the version
     Version(VersionArgs),
     /// Print a shell's completion script
@@ -176,6 +178,29 @@ pub(crate) struct DnsArgs {
     pub config: PathBuf,
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// What `keelson datapath` can show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DatapathTable {
+    /// Addresses and ports that are translated
+    Services,
+    /// What they are translated to, a line a backend
+    Backends,
+}
+
+/// Flags of `keelson datapath`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DatapathArgs {
+    /// Which part
+    #[arg(value_enum)]
+    pub table: DatapathTable,
+    /// Data directory of the node
+    #[arg(long, env = "KEELSON_DATA_DIR", default_value = "/var/lib/keelson", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub output: Output,
 }
 
 /// Flags of `keelson version`.

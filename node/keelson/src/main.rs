@@ -7,6 +7,7 @@ mod check;
 mod cli;
 mod completion;
 mod config;
+mod datapath;
 mod dns;
 mod footprint;
 mod logging;
@@ -33,6 +34,7 @@ fn run(command: cli::Command) -> ExitCode {
         cli::Command::Server(args) => server::run(args),
         cli::Command::Check(args) => return check::run(&args),
         cli::Command::Dns(args) => dns::run(args),
+        cli::Command::Datapath(args) => datapath::run(&args),
         cli::Command::Version(args) => version::run(&args),
         cli::Command::Completion(args) => completion::run(&args),
         cli::Command::Uninstall(args) => uninstall::run(args),

@@ -23,6 +23,19 @@ pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<(), NetworkError> {
     std::fs::rename(&new, path).map_err(failed("replace", path))
 }
 
+/// Empties a log that has grown beyond the limit, keeping a copy beside it. Whoever appends to it goes on where it is.
+pub(crate) fn bound(log: &Path, limit: u64) -> Result<(), NetworkError> {
+    match std::fs::metadata(log) {
+        Ok(data) if data.len() > limit => {}
+        _ => return Ok(()),
+    }
+    let mut old = log.as_os_str().to_owned();
+    old.push(".1");
+    std::fs::copy(log, &old).map_err(failed("copy", log))?;
+    let file = std::fs::OpenOptions::new().write(true).open(log).map_err(failed("open", log))?;
+    file.set_len(0).map_err(failed("empty", log))
+}
+
 /// Makes a symbolic link, replacing what is there.
 pub(crate) fn link(target: &Path, path: &Path) -> Result<(), NetworkError> {
     if std::fs::read_link(path).is_ok_and(|found| found == target) {
@@ -44,4 +57,27 @@ pub(crate) fn current_program() -> Result<PathBuf, NetworkError> {
     let path = std::env::current_exe().map_err(failed("find", Path::new("/proc/self/exe")))?;
     let text = path.to_string_lossy();
     Ok(text.strip_suffix(" (deleted)").map_or_else(|| path.clone(), PathBuf::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn a_log_is_bounded_under_its_writer() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("dns.log");
+        bound(&log, 4).unwrap();
+        let mut writer = std::fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
+        writer.write_all(b"1234").unwrap();
+        bound(&log, 4).unwrap();
+        assert_eq!(std::fs::read(&log).unwrap(), b"1234");
+        writer.write_all(b"5").unwrap();
+        bound(&log, 4).unwrap();
+        writer.write_all(b"6").unwrap();
+        assert_eq!(std::fs::read(&log).unwrap(), b"6");
+        assert_eq!(std::fs::read(directory.path().join("dns.log.1")).unwrap(), b"12345");
+    }
 }

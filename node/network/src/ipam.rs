@@ -84,6 +84,11 @@ impl Ipam {
         Ok(links.iter().filter(|link| !named.contains(link)).cloned().collect())
     }
 
+    /// The host's ends that containers have.
+    pub(crate) fn links(&self) -> BTreeSet<String> {
+        self.content.allocations.values().map(|found| found.host_interface.clone()).collect()
+    }
+
     /// What a container has.
     pub(crate) fn get(&self, container: &str, interface: &str) -> Option<&Allocation> {
         self.content.allocations.get(&key(container, interface))

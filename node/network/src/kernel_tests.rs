@@ -137,6 +137,20 @@ fn pods_reach_each_other_and_the_node() {
 }
 
 #[test]
+fn pods_get_the_mtu_of_the_nodes_link() {
+    as_node(|handle| async move {
+        assert_eq!(links::mtu_of(&handle, NODE_IP.into()).await.unwrap(), None, "a loopback's says nothing");
+        let uplink: IpAddr = Ipv4Addr::new(192, 168, 98, 1).into();
+        assert_eq!(links::mtu_of(&handle, uplink).await.unwrap(), None);
+        let link = rtnetlink::LinkVeth::new("uplink", "other").mtu(1380).build();
+        handle.link().add(link).execute().await.unwrap();
+        let index = nix::net::if_::if_nametoindex("uplink").unwrap();
+        handle.address().add(index, uplink, 24).execute().await.unwrap();
+        assert_eq!(links::mtu_of(&handle, uplink).await.unwrap(), Some(1380));
+    });
+}
+
+#[test]
 fn half_an_attachment_leaves_nothing() {
     as_node(|handle| async move {
         let directory = tempfile::tempdir().unwrap();

@@ -44,7 +44,7 @@ pub struct NetworkConfig {
     pub data_dir: PathBuf,
     /// The cluster's pod addresses, such as `10.244.0.0/16`: what is not masqueraded.
     pub cluster_cidr: String,
-    /// MTU of pods' links; the kernel's default (1500) where it is `None`.
+    /// MTU of pods' links; that of the node's own link where it is `None`.
     pub mtu: Option<u32>,
 }
 
@@ -151,7 +151,12 @@ impl Network {
         let ipam = Ipam::open(config.data_dir.join("cni/addresses.json"))?;
         forward()?;
         let handle = netlink(tasks, &shutdown)?;
-        let server = cni::Server::new(handle.clone(), ipam, config.node_ip, config.mtu).await?;
+        let mtu = match config.mtu {
+            Some(mtu) => Some(mtu),
+            None => links::mtu_of(&handle, config.node_ip).await.map_err(|error| NetworkError::link(&error))?,
+        };
+        tracing::info!(?mtu, node_ip = %config.node_ip, "pods' links");
+        let server = cni::Server::new(handle.clone(), ipam, config.node_ip, mtu).await?;
         server.serve(&socket, tasks, shutdown.clone())?;
         let nodes = Informer::<Node>::builder(client).start(tasks, shutdown.clone());
         let node_name = config.node_name.clone();

@@ -2,7 +2,7 @@
 //!
 //! A pod's `eth0` and the host's `keelXXXXXXXXXXX` are the two ends of a veth pair. The pod has its address alone (/32)
 //! and sends everything to a link-local gateway whose neighbour entry is permanent, so that no ARP is needed in the
-//! pod; the host has a route to the pod's address.
+//! pod; the host has a route and a permanent neighbour entry for the pod's address.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
 
 use futures::TryStreamExt as _;
-use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::packet_route::route::{RouteProtocol, RouteScope};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
@@ -120,9 +120,10 @@ pub(crate) async fn attach(
     let message = message.set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build()))).build();
     let what = format!("make link {} with {} in the pod", link.host_interface, link.interface);
     host.link().add(message).execute().await.map_err(step(what))?;
+    prepare_host(host, link).await?;
     let inner = link.clone();
     netns::inside(namespace, move |handle| async move { configure_pod(&handle, &inner, address).await }).await?;
-    configure_host(host, link, address, node_ip).await
+    finish_host(host, link, address, node_ip).await
 }
 
 async fn configure_pod(handle: &Handle, link: &PodLink, address: Ipv4Addr) -> Result<(), LinkError> {
@@ -158,13 +159,28 @@ async fn configure_pod(handle: &Handle, link: &PodLink, address: Ipv4Addr) -> Re
     handle.route().add(default).replace().execute().await.map_err(step("add the default route"))
 }
 
-async fn configure_host(handle: &Handle, link: &PodLink, address: Ipv4Addr, node_ip: IpAddr) -> Result<(), LinkError> {
+/// The host's end goes up before the pod's. The end that goes up second can send at once; the first one only after the
+/// kernel's link watch has run, which asking for the link waits for. So no packet of a pod's is lost at its start.
+async fn prepare_host(handle: &Handle, link: &PodLink) -> Result<(), LinkError> {
     let name = &link.host_interface;
     netns::sysctl(&format!("ipv6/conf/{name}/disable_ipv6"), "1")?;
     netns::sysctl(&format!("ipv4/conf/{name}/rp_filter"), "0")?;
     netns::sysctl(&format!("ipv4/conf/{name}/forwarding"), "1")?;
-    up(handle, name).await?;
+    up(handle, name).await
+}
+
+async fn finish_host(handle: &Handle, link: &PodLink, address: Ipv4Addr, node_ip: IpAddr) -> Result<(), LinkError> {
+    let name = &link.host_interface;
     let index = get(handle, name).await?.header.index;
+    handle
+        .neighbours()
+        .add(index, address.into())
+        .link_layer_address(&link.mac)
+        .state(NeighbourState::Permanent)
+        .replace()
+        .execute()
+        .await
+        .map_err(step(format!("add the pod's neighbour entry to {name}")))?;
     let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
         .destination_prefix(address, 32)
         .output_interface(index)
@@ -214,6 +230,15 @@ async fn get(handle: &Handle, name: &str) -> Result<LinkMessage, LinkError> {
     }
 }
 
+/// Whether there is a link of this name.
+pub(crate) async fn is_there(handle: &Handle, name: &str) -> Result<bool, LinkError> {
+    match get(handle, name).await {
+        Ok(_) => Ok(true),
+        Err(LinkError::Missing(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Deletes a link, and with it its other end and the routes over it. One that is not there is no error.
 pub(crate) async fn delete(handle: &Handle, name: &str) -> Result<(), LinkError> {
     let index = match get(handle, name).await {
@@ -227,7 +252,23 @@ pub(crate) async fn delete(handle: &Handle, name: &str) -> Result<(), LinkError>
     }
 }
 
-/// The names of our links in this namespace.
+/// The MTU of the link that has an address: the largest packet that leaves the node whole. `None` where no link has it, or
+/// where it is a loopback's, which says nothing of the way out.
+pub(crate) async fn mtu_of(handle: &Handle, address: IpAddr) -> Result<Option<u32>, LinkError> {
+    let mut addresses = handle.address().get().set_address_filter(address).execute();
+    let Some(found) = addresses.try_next().await.map_err(step("list addresses"))? else { return Ok(None) };
+    let mut links = handle.link().get().match_index(found.header.index).execute();
+    let Some(link) = links.try_next().await.map_err(step("find the node's link"))? else { return Ok(None) };
+    if link.header.flags.contains(LinkFlags::Loopback) {
+        return Ok(None);
+    }
+    Ok(link.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    }))
+}
+
+/// The names of our links in this namespace. While links come and go, the kernel's list may lack one that stays.
 pub(crate) async fn ours(handle: &Handle) -> Result<BTreeSet<String>, LinkError> {
     let mut names = BTreeSet::new();
     let mut links = handle.link().get().execute();

@@ -41,7 +41,15 @@ impl Server {
         node_ip: IpAddr,
         mtu: Option<u32>,
     ) -> Result<Arc<Self>, NetworkError> {
-        let links = links::ours(&handle).await.map_err(|error| NetworkError::link(&error))?;
+        let mut links = links::ours(&handle).await.map_err(|error| NetworkError::link(&error))?;
+        for link in ipam.links() {
+            // The list may lack it; a pod's address must not be given to another by mistake.
+            if !links.contains(&link)
+                && links::is_there(&handle, &link).await.map_err(|error| NetworkError::link(&error))?
+            {
+                links.insert(link);
+            }
+        }
         for stray in ipam.reconcile(&links)? {
             tracing::info!(link = stray, "deleting a pod's link that no container has");
             links::delete(&handle, &stray).await.map_err(|error| NetworkError::link(&error))?;

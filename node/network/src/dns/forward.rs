@@ -26,7 +26,8 @@ pub(super) enum Transport {
 pub(super) struct Forwarder {
     path: PathBuf,
     port: u16,
-    known: Mutex<(Option<SystemTime>, Vec<SocketAddr>)>,
+    /// What was read, and when the file had changed then (or that it was not there).
+    known: Mutex<(Option<Option<SystemTime>>, Vec<SocketAddr>)>,
 }
 
 impl Forwarder {
@@ -36,14 +37,18 @@ impl Forwarder {
     }
 
     fn resolvers(&self) -> Vec<SocketAddr> {
-        let changed = std::fs::metadata(&self.path).and_then(|data| data.modified()).ok();
+        let changed = Some(std::fs::metadata(&self.path).and_then(|data| data.modified()).ok());
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.0 != changed || changed.is_none() {
+        if known.0 != changed {
             match std::fs::read_to_string(&self.path) {
                 Ok(text) => {
                     *known = (changed, name_servers(&text).into_iter().map(|ip| (ip, self.port).into()).collect());
                 }
-                Err(error) => tracing::warn!(path = %self.path.display(), %error, "cannot read the host's resolvers"),
+                // Said once, not for each query; those that were known are used on.
+                Err(error) => {
+                    tracing::warn!(path = %self.path.display(), %error, "cannot read the host's resolvers");
+                    known.0 = changed;
+                }
             }
         }
         known.1.clone()

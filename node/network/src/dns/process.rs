@@ -23,6 +23,8 @@ pub(super) struct Sockets {
     pub(super) feed: OwnedFd,
 }
 
+/// How large the log may be when a process is started or adopted. What it says is rare, and nothing of it is a query's.
+const LOG_LIMIT: u64 = 1 << 20;
 /// How many [`Sockets`] there are.
 pub(super) const SOCKETS: usize = 3;
 
@@ -131,6 +133,9 @@ pub(super) fn find(places: &Places, config: &DnsConfig, program: &Path) -> Optio
     let running = std::fs::metadata(format!("/proc/{}/exe", record.pid)).ok();
     let running = running.map(|data| (data.dev(), data.ino()));
     let current = record.config == *config && running.is_some() && running == identity(program).ok();
+    if let Err(error) = files::bound(&places.log(), LOG_LIMIT) {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the DNS process's log grows");
+    }
     let same_place = record.config.listen == config.listen && record.config.socket == config.socket;
     let sockets = if same_place { Sockets::of(&handle).ok() } else { None };
     let process = Process { handle: sys::watch(handle).ok()?, child: None, pid: record.pid };
@@ -153,6 +158,7 @@ pub(super) fn spawn(
         serde_json::to_vec_pretty(config).map_err(|source| NetworkError::Malformed { path: path.clone(), source })?;
     files::replace(&path, &text)?;
     let log_path = places.log();
+    files::bound(&log_path, LOG_LIMIT)?;
     let log = std::fs::OpenOptions::new().create(true).append(true).open(&log_path);
     let log = log.map_err(files::failed("open", &log_path))?;
     let second = log.try_clone().map_err(files::failed("open", &log_path))?;
