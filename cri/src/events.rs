@@ -183,7 +183,11 @@ fn decode_topic(topic: &str, bytes: &[u8]) -> Result<Option<RuntimeEvent>, prost
                 let wire::TaskExit { container_id, id: exec_id, exit_status: exit_code, .. } = exit;
                 return Ok(Some(RuntimeEvent::ExecExit { container_id, exec_id, exit_code }));
             }
-            let exited_at = exit.exited_at.map_or(0, |t| t.seconds * 1_000_000_000 + i64::from(t.nanos));
+            // A task that never ran has Go's zero time, centuries before what 64 bits of nanoseconds reach.
+            let since_epoch = |t: prost_types::Timestamp| {
+                t.seconds.checked_mul(1_000_000_000)?.checked_add(i64::from(t.nanos)).filter(|nanos| *nanos > 0)
+            };
+            let exited_at = exit.exited_at.and_then(since_epoch).unwrap_or(0);
             RuntimeEvent::Exit { container_id: exit.container_id, exit_code: exit.exit_status, exited_at }
         }
         "/tasks/oom" => RuntimeEvent::Oom { container_id: wire::TaskOom::decode(bytes)?.container_id },
@@ -215,6 +219,9 @@ mod tests {
             exited_at: Some(prost_types::Timestamp { seconds: 2, nanos: 5 }),
         };
         let id = || "c1".to_owned();
+        let zero_time = prost_types::Timestamp { seconds: -62_135_596_800, nanos: 0 };
+        let unborn = wire::TaskExit { exited_at: Some(zero_time), ..exit("c1") };
+        let at_zero = RuntimeEvent::Exit { container_id: id(), exit_code: 137, exited_at: 0 };
         let init = RuntimeEvent::Exit { container_id: id(), exit_code: 137, exited_at: 2_000_000_005 };
         let exec = RuntimeEvent::ExecExit { container_id: id(), exec_id: "e9".into(), exit_code: 137 };
         let start = wire::TaskStart { container_id: id(), pid: 7 };
@@ -223,6 +230,7 @@ mod tests {
         for (envelope, want) in [
             (envelope("/tasks/exit", &exit("c1")), Some(init.clone())),
             (envelope("/tasks/exit", &exit("")), Some(init)),
+            (envelope("/tasks/exit", &unborn), Some(at_zero)),
             (envelope("/tasks/exit", &exit("e9")), Some(exec)),
             (envelope("/tasks/start", &start), Some(RuntimeEvent::Started { container_id: id(), pid: 7 })),
             (

@@ -28,6 +28,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use apimachinery::decode::FieldValidation;
 use apimachinery::meta;
 use apimachinery::status::Status;
 use bytes::Bytes;
@@ -341,7 +342,8 @@ impl Call<'_> {
             return DeleteOptions::parse(self.query, None);
         }
         let media = body::media(self.content_type)?;
-        let object = apimachinery::decode::parse(bytes, media)?;
+        let schema = apimachinery::schema::Schema::named(options::DELETE_OPTIONS);
+        let object = apimachinery::decode::decode(bytes, media, schema, FieldValidation::Ignore)?.object;
         if !matches!(meta::kind(&object), "" | "DeleteOptions") {
             return Err(Status::bad_request(format!(
                 "decoded object cannot be converted to DeleteOptions: it is of kind {}",

@@ -14,6 +14,8 @@ use super::resource::Served;
 use crate::request::Query;
 
 const META: &str = "meta.k8s.io";
+/// The type of a deletion's body.
+pub(super) const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 
 /// Which revision a read may answer from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,6 +12,9 @@ use http_body_util::combinators::UnsyncBoxBody;
 
 use crate::request::{BoxError, MAX_BODY};
 
+/// How much of a body that is too large is read and thrown away.
+const MAX_DRAINED: usize = 4 * MAX_BODY;
+
 /// The body of a request, wherever it comes from.
 pub(crate) type RequestBody = UnsyncBoxBody<Bytes, BoxError>;
 
@@ -29,6 +32,7 @@ pub(crate) async fn read(headers: &HeaderMap, mut body: RequestBody, stall: Dura
     let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     let limit = u64::try_from(MAX_BODY).unwrap_or(u64::MAX);
     if declared.is_some_and(|length| length > limit) || body.size_hint().lower() > limit {
+        drain(body, stall).await;
         return Err(too_large());
     }
     let mut first: Option<Bytes> = None;
@@ -46,6 +50,7 @@ pub(crate) async fn read(headers: &HeaderMap, mut body: RequestBody, stall: Dura
         let Ok(data) = frame.into_data() else { continue };
         length += data.len();
         if length > MAX_BODY {
+            drain(body, stall).await;
             return Err(too_large());
         }
         // Most bodies are one frame: no copy.
@@ -60,6 +65,23 @@ pub(crate) async fn read(headers: &HeaderMap, mut body: RequestBody, stall: Dura
         }
     }
     Ok(if rest.is_empty() { first.unwrap_or_default() } else { rest.freeze() })
+}
+
+/// Throws away what a client still sends of a body that is too large. Many do not look for the answer before they have sent all,
+/// and take a stream that ends under them for a broken connection. Past the bound they have to.
+async fn drain(mut body: RequestBody, stall: Duration) {
+    let mut left = MAX_DRAINED;
+    let all = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            let length = frame.data_ref().map_or(0, Bytes::len);
+            left = left.saturating_sub(length);
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    // Whether it ended, stalled or was cut: the answer is the same.
+    let _ = tokio::time::timeout(stall, all).await;
 }
 
 fn too_large() -> Status {

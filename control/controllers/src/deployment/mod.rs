@@ -380,8 +380,14 @@ impl Controller {
         if computed == deployment.status {
             return Ok(());
         }
-        let value = status::to_value(&computed);
-        let change = |object: &mut Value| object["status"] = value;
+        let change = |object: &mut Value| {
+            // Conditions tell a story, so it goes on from what is written: this controller's own last word may not have come
+            // back to its informer yet.
+            let written = serde_json::from_value(object["status"].clone()).unwrap_or_default();
+            let present = Deployment { status: written, ..deployment.clone() };
+            let computed = status::compute(&present, &all, sets.new.as_deref(), event, collisions, now);
+            object["status"] = status::to_value(&computed);
+        };
         update(&self.rest, &path_of(deployment), Some("status"), &deployment.metadata.uid, change).await.map(drop)
     }
 }
