@@ -15,6 +15,9 @@ use crate::v1::{self, *};
 const QUICK: Duration = Duration::from_secs(120);
 /// Making a sandbox runs the network plug-in; a removal may wait for processes to die.
 const SLOW: Duration = Duration::from_secs(240);
+/// How long a closing shim may take until the runtime has recorded its container's end.
+const EXIT_TRIES: u32 = 50;
+const EXIT_PAUSE: Duration = Duration::from_millis(20);
 /// What a call that carries its own time-out gets on top of it.
 const GRACE: Duration = Duration::from_secs(10);
 /// A pull takes what it takes; this is only the end of patience with a dead registry.
@@ -215,14 +218,26 @@ impl Runtime {
     /// The status of a container whose exit containerd's events have told.
     ///
     /// The event may come before CRI has written the exit down. Stopping a container that is over kills nothing and
-    /// answers once it is recorded, so no state has to be polled.
+    /// answers once it is recorded, except in the moment between the deletion of its task and the record.
     pub async fn exited_container_status(&self, id: &str) -> Result<ContainerStatus, CriError> {
-        let status = self.container_status(id).await?;
-        if status.state() == ContainerState::ContainerExited {
-            return Ok(status);
+        let mut tries = 0;
+        loop {
+            let status = self.container_status(id).await?;
+            if status.state() == ContainerState::ContainerExited {
+                return Ok(status);
+            }
+            let stopped = self.stop_container(id, Duration::ZERO).await;
+            let status = self.container_status(id).await?;
+            if status.state() == ContainerState::ContainerExited || tries == EXIT_TRIES {
+                return match stopped {
+                    Err(error) if status.state() != ContainerState::ContainerExited => Err(error),
+                    _ => Ok(status),
+                };
+            }
+            // The task is deleted or its shim just closing: the runtime is about to write the exit down, and tells nobody.
+            tokio::time::sleep(EXIT_PAUSE).await;
+            tries += 1;
         }
-        self.stop_container(id, Duration::ZERO).await?;
-        self.container_status(id).await
     }
 
     /// The whole answer to ContainerStatus; `verbose` adds the runtime's own information (pid, spec, snapshot).

@@ -65,17 +65,24 @@ impl Cluster {
         let data_dir = PathBuf::from("/tmp").join(&name);
         std::fs::create_dir_all(data_dir.join("images"))?;
         let mut cluster = Self { name, data_dir, node: None, outside: None, server: None, options };
-        let node = Namespace::new(&cluster.name)?;
-        let outside = Namespace::new(&format!("{}-ext", cluster.name))?;
-        node.join(&format!("{NODE_IP}/24"), &outside, &format!("{OUTSIDE_IP}/24"))?;
-        node.ip(&["route", "add", "default", "via", OUTSIDE_IP])?;
-        (cluster.node, cluster.outside) = (Some(node), Some(outside));
+        cluster.new_network()?;
         for archive in &cluster.options.images {
             let file = archive.file_name().context("an image archive has a name")?;
             std::fs::copy(archive, cluster.data_dir.join("images").join(file))
                 .with_context(|| format!("{}: run `cargo xtask image`", archive.display()))?;
         }
         Ok(cluster)
+    }
+
+    /// Makes the network namespaces; what is in their way goes.
+    pub(crate) fn new_network(&mut self) -> anyhow::Result<()> {
+        (self.node, self.outside) = (None, None);
+        let node = Namespace::new(&self.name)?;
+        let outside = Namespace::new(&format!("{}-ext", self.name))?;
+        node.join(&format!("{NODE_IP}/24"), &outside, &format!("{OUTSIDE_IP}/24"))?;
+        node.ip(&["route", "add", "default", "via", OUTSIDE_IP])?;
+        (self.node, self.outside) = (Some(node), Some(outside));
+        Ok(())
     }
 
     /// Starts the server and waits until it says that it is up.

@@ -8,11 +8,13 @@
 
 mod cluster;
 mod kubectl;
+mod machine;
 mod namespace;
 mod process;
 mod traffic;
 
 pub use cluster::{Cluster, ClusterOptions, binary, sweep};
+pub use machine::wait_ended;
 pub use kubectl::{Kubectl, KubectlVersion, Output};
 pub use namespace::Namespace;
 pub use process::{Child, Lines, wait_readable};

@@ -118,7 +118,7 @@ pub fn wait_readable(fd: BorrowedFd<'_>, limit: Duration) -> anyhow::Result<bool
 }
 
 #[expect(unsafe_code, reason = "pidfd_open(2) has no wrapper in nix")]
-fn pidfd_open(pid: u32) -> anyhow::Result<OwnedFd> {
+pub(crate) fn pidfd_open(pid: u32) -> anyhow::Result<OwnedFd> {
     // SAFETY: the call takes two integers and gives a new descriptor, which nobody else owns.
     let fd = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, pid, 0) };
     let fd = i32::try_from(nix::errno::Errno::result(fd)?)?;

@@ -163,6 +163,7 @@ fn context(
         seccomp_dir: config.data_dir.join("kubelet/seccomp"),
         cgroup_root: config.cgroup_root.clone(),
         memory_capacity: machine.memory as i64,
+        pod_pids: machine.pod_pids() as i64,
     };
     let capacity = NodeCapacity {
         cpu_milli: machine.cpus as i64 * 1000,

@@ -83,18 +83,23 @@ impl Streams {
             ("services", _) => locate::service_proxy(&self.objects, info, &raw_query),
             _ => locate::node_proxy(&self.objects, info, &raw_query),
         }?;
-        self.forward(target, parts, body).await
+        self.forward(target, parts, body, info.subresource == "log").await
     }
 
+    /// `plain` for a log, whose refusals are text that has to be made into a Status.
     async fn forward(
         &self,
         target: Target,
         mut parts: Parts,
         body: RequestBody,
+        plain: bool,
     ) -> Result<Response<ResponseBody>, Status> {
         let client = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
         let request = tunnel::outgoing(&target, parts, body)?;
         let upstream = self.connector.send(&target, request, &self.tasks).await?;
+        if plain && !upstream.status().is_success() {
+            return Err(tunnel::refusal(upstream).await);
+        }
         if upstream.status() != http::StatusCode::SWITCHING_PROTOCOLS {
             return Ok(tunnel::relay(upstream));
         }

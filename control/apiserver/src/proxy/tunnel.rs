@@ -4,7 +4,7 @@ use apimachinery::status::Status;
 use http::header::{AUTHORIZATION, CONNECTION, COOKIE, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -47,6 +47,21 @@ pub(super) fn relay(upstream: Response<Incoming>) -> Response<ResponseBody> {
     let mut response = upstream.map(|incoming| body::boxed(incoming.map_err(crate::request::BoxError::from)));
     remove_hop_by_hop(response.headers_mut());
     response
+}
+
+/// How much of a refusal's text is passed on.
+const MAX_REFUSAL: usize = 2048;
+
+/// A kubelet's refusal of a log, which is plain text, in the words that clients understand.
+pub(super) async fn refusal(upstream: Response<Incoming>) -> Status {
+    let code = upstream.status();
+    let body = Limited::new(upstream.into_body(), MAX_REFUSAL).collect().await;
+    let text = body.map(|body| String::from_utf8_lossy(&body.to_bytes()).trim_end().to_owned()).unwrap_or_default();
+    match code {
+        StatusCode::BAD_REQUEST => Status::bad_request(text),
+        StatusCode::NOT_FOUND => Status { message: text, ..Status::not_found("", "pods/log", "") },
+        code => Status::internal(format!("the kubelet answered {code}: {text}")),
+    }
 }
 
 /// Answers 101 and, once both sides have switched, passes bytes both ways until both have ended or the server stops.

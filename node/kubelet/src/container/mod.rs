@@ -35,6 +35,8 @@ pub(crate) struct Settings {
     pub(crate) seccomp_dir: PathBuf,
     pub(crate) cgroup_root: String,
     pub(crate) memory_capacity: i64,
+    /// Processes and threads that one pod may have; zero for no limit.
+    pub(crate) pod_pids: i64,
 }
 
 impl Settings {

@@ -83,6 +83,10 @@ pub(crate) fn namespaces(pod: &Pod) -> NamespaceOption {
 pub(crate) fn config(pod: &Pod, attempt: u32, settings: &Settings) -> PodSandboxConfig {
     let id = PodId::of(pod);
     let (mut hostname, domain) = hostname(pod, settings);
+    if pod::host_network(pod) {
+        // The node's own: there is no namespace in which to set one.
+        hostname.clear();
+    }
     if pod::spec(pod).set_hostname_as_fqdn == Some(true) && !domain.is_empty() {
         hostname = format!("{hostname}.{domain}");
     }

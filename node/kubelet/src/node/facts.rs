@@ -52,6 +52,11 @@ impl Machine {
         self.memory.saturating_sub(MEMORY_RESERVE)
     }
 
+    /// No pod may take more than half of the ids that the kernel has for processes and threads.
+    pub(crate) fn pod_pids(&self) -> u64 {
+        self.tasks_max / 2
+    }
+
     fn disk_allocatable(&self) -> u64 {
         self.disk - self.disk / 100 * DISK_RESERVE_PERCENT
     }

@@ -19,8 +19,10 @@ const LEASE_SECONDS: u32 = 40;
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 /// An unchanged status is sent this often all the same.
 const HEARTBEAT: Duration = Duration::from_secs(300);
-/// While the network is not ready: containerd tells nobody when it has loaded the CNI configuration.
-const UNREADY_INTERVAL: Duration = Duration::from_millis(100);
+/// While the runtime is not ready, which mostly means that containerd has not loaded the CNI configuration yet and
+/// tells nobody when it has: asked again after this, then less and less often.
+const UNREADY_FIRST: Duration = Duration::from_millis(5);
+const UNREADY_LAST: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(500);
 const MAX_IMAGES: usize = 50;
 const MAX_NAMES: usize = 5;
@@ -152,7 +154,7 @@ impl NodeKeeper {
                 .as_array()
                 .is_some_and(|all| all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"));
             conditions = status["conditions"].as_array().cloned().unwrap_or_default();
-            let mut wait = if ready { STATUS_INTERVAL } else { UNREADY_INTERVAL };
+            let mut wait = STATUS_INTERVAL;
             let shown = without_heartbeats(&status);
             if shown != sent || sent_at.elapsed() >= HEARTBEAT {
                 let path = format!("{}/status", self.path());
@@ -175,7 +177,16 @@ impl NodeKeeper {
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = self.images.notified() => {}
+                () = self.becomes_ready(), if !ready => {}
             }
+        }
+    }
+
+    async fn becomes_ready(&self) {
+        let mut wait = UNREADY_FIRST;
+        while self.not_ready().await.is_some() {
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(UNREADY_LAST);
         }
     }
 

@@ -51,12 +51,14 @@ fn open_inside(root: &Path, sub: &Path) -> io::Result<OwnedFd> {
         Err(nix::Error::ENOENT) => {}
         Err(error) => return Err(error.into()),
     }
+    // As the volume itself: whoever may write there may write here, and the volume's group comes along.
+    let mode = fs::metadata(proc_path(&root_fd))?.permissions();
     let mut current = root_fd;
     for part in sub.components() {
         let Component::Normal(name) = part else { continue };
         let next = match openat2(&current, name, how()) {
             Err(nix::Error::ENOENT) => {
-                nix::sys::stat::mkdirat(&current, name, Mode::from_bits_truncate(0o750))?;
+                make_dir(&current, name, &mode)?;
                 openat2(&current, name, how())
             }
             other => other,
@@ -66,9 +68,18 @@ fn open_inside(root: &Path, sub: &Path) -> io::Result<OwnedFd> {
     Ok(current)
 }
 
+/// Makes a directory with this mode, whatever the umask says. Another container may be making it too.
+fn make_dir(parent: &OwnedFd, name: &std::ffi::OsStr, mode: &fs::Permissions) -> io::Result<()> {
+    match nix::sys::stat::mkdirat(parent, name, Mode::S_IRWXU) {
+        Ok(()) => fs::set_permissions(proc_path(parent).join(name), mode.clone()),
+        Err(nix::Error::EEXIST) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
 
@@ -84,6 +95,10 @@ mod tests {
             assert_eq!(open_inside(&volume, Path::new(sub)).is_ok(), ok, "{sub}");
         }
         assert!(volume.join("a/b/c").is_dir());
+        fs::set_permissions(&volume, fs::Permissions::from_mode(0o2777)).unwrap();
+        open_inside(&volume, Path::new("open/d")).unwrap();
+        let mode = fs::metadata(volume.join("open/d")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o2777, "as the volume");
         assert!(prepare(&volume, "../x", &dir.path().join("t")).is_err());
     }
 }

@@ -73,7 +73,8 @@ impl Shared {
         ips: &[String],
     ) -> Result<(VolumePaths, Option<Timestamp>), String> {
         if let Some(cgroups) = &self.context.cgroups {
-            let made = cgroups.ensure_pod(QosClass::of(pod), &self.id.uid, &PodLimits::of(pod, None));
+            let pids = Some(self.context.settings.pod_pids).filter(|pids| *pids > 0);
+            let made = cgroups.ensure_pod(QosClass::of(pod), &self.id.uid, &PodLimits::of(pod, pids));
             if let Err(error) = made {
                 let message = format!("error: failed to create cgroup for pod: {error}");
                 self.event(pod, None, true, "FailedCreatePodContainer", message.clone());

@@ -148,6 +148,8 @@ struct Worker {
     write_after: Option<Timestamp>,
     refresh_at: Option<Timestamp>,
     oom: std::collections::HashSet<String>,
+    /// Containers whose end was told before their start's job was done.
+    ended_early: std::collections::HashSet<String>,
     done: bool,
 }
 
@@ -184,6 +186,7 @@ pub(crate) fn spawn(context: &Arc<Context>, pod: Arc<Pod>, rejected: Option<Fail
         write_after: None,
         refresh_at: None,
         oom: std::collections::HashSet::new(),
+        ended_early: std::collections::HashSet::new(),
         done: false,
         pod,
     };

@@ -6,6 +6,7 @@ use std::time::Duration;
 use cri::v1::{ContainerFilter, PodSandboxFilter};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tokio::task::JoinError;
 
 use super::state::{Health, Job, Phase, Run, Sandbox};
@@ -14,6 +15,9 @@ use crate::context::ApiFailure;
 use crate::pod;
 use crate::probe::{Kind, Verdict};
 use crate::runtime::CriError;
+
+/// Seconds between SIGTERM and SIGKILL for the containers of a pod that the API does not know any more.
+const FORCED_GRACE: i64 = 1;
 
 impl Worker {
     /// Looks at everything the runtime has of this pod.
@@ -111,7 +115,7 @@ impl Worker {
     pub(super) async fn take(&mut self, message: Message) {
         match message {
             Message::Pod(pod) => self.updated(pod),
-            Message::Gone => self.gone = true,
+            Message::Gone => self.removed(),
             Message::Oom(id) => {
                 self.oom.insert(id);
             }
@@ -119,6 +123,17 @@ impl Worker {
             Message::Exited(id) => self.exited(&id).await,
             Message::Probe(verdict) => self.judged(verdict),
         }
+    }
+
+    /// Nobody waits for the pod any more (a forced deletion, or our own): whatever its spec says, its containers get
+    /// the shortest grace there is.
+    fn removed(&mut self) {
+        self.gone = true;
+        let mut pod = (*self.pod).clone();
+        let grace = pod::grace_seconds(&pod).min(FORCED_GRACE);
+        pod.metadata.deletion_grace_period_seconds = Some(grace);
+        pod.metadata.deletion_timestamp.get_or_insert(Time(Timestamp::now()));
+        self.pod = Arc::new(pod);
     }
 
     fn updated(&mut self, pod: Arc<Pod>) {
@@ -160,8 +175,13 @@ impl Worker {
             let run = [&record.current, &record.previous].into_iter().flatten().find(|run| run.id == id)?;
             Some((name.clone(), run.sandbox.clone()))
         });
-        // One that is not recorded yet is just being started: its job reads the status itself.
-        let Some((name, sandbox)) = found else { return };
+        let Some((name, sandbox)) = found else {
+            // One that is just being started: the status that its job brings may be older than its end.
+            if self.state.busy.iter().any(|job| matches!(job, Job::Start(_))) {
+                self.ended_early.insert(id.to_owned());
+            }
+            return;
+        };
         match self.context.runtime.exited_container_status(id).await {
             Ok(status) => self.saw(&name, Run::new(status, &sandbox)),
             Err(error) => {
@@ -226,10 +246,19 @@ impl Worker {
                 *self.failures.entry("sandbox".into()).or_default() += 1;
                 self.hold("", "FailedCreatePodSandBox", message);
             }
-            Outcome::Start(name, result) => match *result {
-                Ok(run) => self.started(name, run),
-                Err(error) => self.not_started(name, error),
-            },
+            Outcome::Start(name, result) => {
+                let id = (*result).as_ref().map_or_else(|error| error.run.as_ref(), Some).map(|run| run.id.clone());
+                match *result {
+                    Ok(run) => self.started(name, run),
+                    Err(error) => self.not_started(name, error),
+                }
+                if let Some(id) = id.filter(|id| self.ended_early.remove(id)) {
+                    self.exited(&id).await;
+                }
+                if !self.state.busy.iter().any(|job| matches!(job, Job::Start(_))) {
+                    self.ended_early.clear();
+                }
+            }
             // The container may exist by now: only the runtime knows.
             Outcome::Cancelled => self.observed = false,
             Outcome::PostStart(name, id, result) => self.hook_ended(&name, &id, result.is_ok()),
@@ -300,8 +329,13 @@ impl Worker {
         let StartError { reason, message, delay, run } = error;
         tracing::info!(pod = %self.shared.id, container = name, reason, message, "container not started");
         if let Some(run) = run {
-            // It exists, and ended before it ran: crash back-off governs it.
+            // It exists, and ended before it ran: crash back-off governs it, or its policy ends it for good.
+            let code = run.exit_code;
             self.saw(&name, run);
+            if pod::container(&self.pod, &name).is_some_and(|c| !pod::should_restart(&self.pod, c, code)) {
+                self.succeeded(&name);
+                return;
+            }
         }
         match delay {
             Some(delay) => {
