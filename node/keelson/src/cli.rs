@@ -330,15 +330,18 @@ fn with_file(args: &[OsString], file: &ConfigFile) -> Result<Vec<OsString>, Fail
     let at = merged.iter().position(|arg| arg.to_str() == Some(name)).map_or(merged.len(), |i| i + 1);
     let mut extra = Vec::new();
     for (key, values) in file.entries() {
-        let flag = flags.iter().find(|arg| arg.get_long() == Some(key)).filter(|_| key != "config").ok_or_else(|| {
-            let known: Vec<&str> = flags.iter().filter_map(|arg| arg.get_long()).filter(|k| *k != "config").collect();
-            Failure::usage(format!("{}: unknown key '{key}'; known keys: {}", file.path().display(), known.join(", ")))
-        })?;
+        let flag =
+            flags.iter().find(|arg| arg.get_long() == Some(key)).filter(|_| key != "config").ok_or_else(|| {
+                let known: Vec<&str> =
+                    flags.iter().filter_map(|arg| arg.get_long()).filter(|k| *k != "config").collect();
+                Failure::usage(format!(
+                    "{}: unknown key '{key}'; known keys: {}",
+                    file.path().display(),
+                    known.join(", ")
+                ))
+            })?;
         let source = given.value_source(flag.get_id().as_str());
-        if matches!(
-            source,
-            Some(clap::parser::ValueSource::CommandLine | clap::parser::ValueSource::EnvVariable)
-        ) {
+        if matches!(source, Some(clap::parser::ValueSource::CommandLine | clap::parser::ValueSource::EnvVariable)) {
             continue;
         }
         extra.extend(file.flags(key, values, flag.get_action()).map_err(Failure::usage)?);
@@ -352,14 +355,18 @@ mod tests {
     use super::*;
 
     fn parse_words(words: &str) -> Result<Command, String> {
-        parse(words.split_whitespace().map(OsString::from)).map_err(|failure| format!("{}|{}", failure.code, failure.message))
+        parse(words.split_whitespace().map(OsString::from))
+            .map_err(|failure| format!("{}|{}", failure.code, failure.message))
     }
 
     #[test]
     fn mistakes_are_one_line_with_exit_code_2() {
         let cases = [
             ("keelson", "2|keelson: a command is missing; see `keelson --help`"),
-            ("keelson server --prot 1", "2|keelson: unexpected argument '--prot' found; tip: a similar argument exists: '--port'"),
+            (
+                "keelson server --prot 1",
+                "2|keelson: unexpected argument '--prot' found; tip: a similar argument exists: '--port'",
+            ),
             ("keelson server --port 0", "2|keelson: invalid value '0' for '--port <PORT>': 0 is not in 1..=65535"),
             (
                 "keelson server --disable dnss",
@@ -392,7 +399,11 @@ mod tests {
 
     #[test]
     fn file_entries_are_flags_and_flags_win() {
-        let args = server_with_file("port: 7000\nno-node: true\ntls-san: [a.example, b.example]\nmax-pods: 50\n", "--port 7001").unwrap();
+        let args = server_with_file(
+            "port: 7000\nno-node: true\ntls-san: [a.example, b.example]\nmax-pods: 50\n",
+            "--port 7001",
+        )
+        .unwrap();
         assert_eq!((args.port, args.no_node, args.max_pods), (7001, true, 50));
         assert_eq!(args.tls_san, ["a.example", "b.example"]);
     }

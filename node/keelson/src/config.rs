@@ -54,9 +54,11 @@ impl FromStr for Cidr {
     fn from_str(text: &str) -> Result<Self, String> {
         let (address, prefix) = text.split_once('/').ok_or("must look like 10.244.0.0/16")?;
         let address: Ipv4Addr = address.parse().map_err(|_| format!("{address} is not an IPv4 address"))?;
-        let prefix: u8 = prefix.parse().ok().filter(|p| (8..=30).contains(p)).ok_or_else(|| {
-            format!("the prefix length must be from 8 to 30, not {prefix}")
-        })?;
+        let prefix: u8 = prefix
+            .parse()
+            .ok()
+            .filter(|p| (8..=30).contains(p))
+            .ok_or_else(|| format!("the prefix length must be from 8 to 30, not {prefix}"))?;
         let base = Ipv4Addr::from(u32::from(address) & (u32::MAX << (32 - u32::from(prefix))));
         if base != address {
             return Err(format!("{address} has bits set beyond its /{prefix} prefix; did you mean {base}/{prefix}?"));
@@ -162,8 +164,9 @@ impl ConfigFile {
         if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
             return Ok(Self { path: path.to_owned(), entries: Vec::new() });
         }
-        let value: serde_json::Value = serde_saphyr::from_str(&text)
-            .map_err(|error| format!("{at}: not valid YAML: {}", error.to_string().lines().next().unwrap_or_default()))?;
+        let value: serde_json::Value = serde_saphyr::from_str(&text).map_err(|error| {
+            format!("{at}: not valid YAML: {}", error.to_string().lines().next().unwrap_or_default())
+        })?;
         let map = value.as_object().ok_or_else(|| format!("{at}: must be a map of settings, key: value"))?;
         let entries = map
             .iter()
@@ -189,7 +192,12 @@ impl ConfigFile {
     ///
     /// # Errors
     /// A switch that is given something else than true or false.
-    pub(crate) fn flags(&self, key: &str, values: &[String], action: &clap::ArgAction) -> Result<Vec<OsString>, String> {
+    pub(crate) fn flags(
+        &self,
+        key: &str,
+        values: &[String],
+        action: &clap::ArgAction,
+    ) -> Result<Vec<OsString>, String> {
         if action.takes_values() {
             return Ok(values.iter().map(|value| format!("--{key}={value}").into()).collect());
         }
@@ -243,7 +251,10 @@ mod tests {
     #[test]
     fn taints_and_labels() {
         let taint = parse_taint("dedicated=db:NoSchedule").unwrap();
-        assert_eq!((taint.key.as_str(), taint.value.as_str(), taint.effect.as_str()), ("dedicated", "db", "NoSchedule"));
+        assert_eq!(
+            (taint.key.as_str(), taint.value.as_str(), taint.effect.as_str()),
+            ("dedicated", "db", "NoSchedule")
+        );
         assert!(parse_taint("a:NoSchedule").unwrap().value.is_empty());
         for wrong in ["a", "a:Never", "-a=b:NoSchedule", "a=b c:NoSchedule"] {
             assert!(parse_taint(wrong).is_err(), "{wrong}");

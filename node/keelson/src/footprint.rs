@@ -47,7 +47,9 @@ impl Footprint {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("{}: cannot be read", path.display())),
         };
-        serde_json::from_str(&text).map(Some).with_context(|| format!("{}: not what keelson server writes", path.display()))
+        serde_json::from_str(&text)
+            .map(Some)
+            .with_context(|| format!("{}: not what keelson server writes", path.display()))
     }
 
     /// The node's directory on the BPF file system.

@@ -33,11 +33,11 @@ fn run(command: cli::Command) -> ExitCode {
     let outcome = match command {
         cli::Command::Server(args) => server::run(args),
         cli::Command::Check(args) => return check::run(&args),
-        cli::Command::Dns(args) => dns::run(args),
+        cli::Command::Dns(args) => dns::run(&args),
         cli::Command::Datapath(args) => datapath::run(&args),
         cli::Command::Version(args) => version::run(&args),
         cli::Command::Completion(args) => completion::run(&args),
-        cli::Command::Uninstall(args) => uninstall::run(args),
+        cli::Command::Uninstall(args) => uninstall::run(&args),
         cli::Command::Await(args) => wait::run(&args),
     };
     match outcome {

@@ -3,6 +3,7 @@
 mod cri;
 mod facts;
 mod output;
+mod prose;
 mod resources;
 mod types;
 
@@ -37,6 +38,8 @@ enum Task {
     All,
     /// control/apimachinery/src/facts
     Facts,
+    /// The words for `kubectl explain`, in control/apimachinery/src/facts
+    Prose,
     /// cri/src/generated
     Cri,
 }
@@ -64,6 +67,10 @@ fn run(cli: &Cli) -> Result<bool> {
         } else {
             facts::run(&source, &root.join("control/apimachinery/src/facts"), &mut output)?;
         }
+    }
+    if matches!(cli.task, Task::All | Task::Prose) {
+        let manifest = root.join("xtask/codegen/Cargo.toml");
+        prose::run(&manifest, &root.join("control/apimachinery/src/facts"), &mut output)?;
     }
     if matches!(cli.task, Task::All | Task::Cri) {
         // The generator of protobuf code writes in place; a check puts back what was there.

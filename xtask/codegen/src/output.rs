@@ -27,6 +27,17 @@ impl Output {
         std::fs::write(path, text).with_context(|| format!("write {}", path.display()))
     }
 
+    /// Writes one file that is no text.
+    pub fn bytes(&mut self, path: &Path, bytes: &[u8]) -> Result<()> {
+        if self.check {
+            if std::fs::read(path).unwrap_or_default() != bytes {
+                self.drift.push(format!("{} would be {} bytes of another content", path.display(), bytes.len()));
+            }
+            return Ok(());
+        }
+        std::fs::write(path, bytes).with_context(|| format!("write {}", path.display()))
+    }
+
     /// Runs a generator that writes into a directory by itself.
     pub fn around(&mut self, dir: &Path, generate: impl FnOnce() -> Result<()>) -> Result<()> {
         if !self.check {

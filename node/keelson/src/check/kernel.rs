@@ -43,10 +43,7 @@ fn btf(host: &Host) -> Finding {
 /// Loads the smallest program of each type and the smallest map of each kind that the datapath uses.
 fn programs() -> Finding {
     use aya::maps::MapType;
-    let programs = [
-        ("cgroup_sock_addr", ProgramType::CgroupSockAddr),
-        ("sched_cls", ProgramType::SchedClassifier),
-    ];
+    let programs = [("cgroup_sock_addr", ProgramType::CgroupSockAddr), ("sched_cls", ProgramType::SchedClassifier)];
     let maps = [
         ("hash", MapType::Hash),
         ("array", MapType::Array),
@@ -74,13 +71,18 @@ fn programs() -> Finding {
     if missing.is_empty() {
         return Finding::ok("bpf", "program, attach and map types are there");
     }
-    let remedy = "run as root with CAP_BPF and CAP_NET_ADMIN, on a kernel with CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF";
+    let remedy =
+        "run as root with CAP_BPF and CAP_NET_ADMIN, on a kernel with CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF";
     Finding::failed("bpf", format!("the kernel refuses: {}", missing.join(", ")), remedy)
 }
 
 fn bpf_filesystem(host: &Host) -> Finding {
     if !host.read("/proc/filesystems").is_some_and(|text| text.contains("\tbpf")) {
-        return Finding::failed("bpffs", "the kernel has no bpf file system", "boot a kernel with CONFIG_BPF_SYSCALL=y");
+        return Finding::failed(
+            "bpffs",
+            "the kernel has no bpf file system",
+            "boot a kernel with CONFIG_BPF_SYSCALL=y",
+        );
     }
     Finding::ok("bpffs", "maps and links can be pinned")
 }
@@ -178,8 +180,18 @@ struct Sysctl {
 
 const SYSCTLS: [Sysctl; 4] = [
     Sysctl { name: "net.ipv4.ip_forward", path: "/proc/sys/net/ipv4/ip_forward", least: 1, ours: true },
-    Sysctl { name: "fs.inotify.max_user_instances", path: "/proc/sys/fs/inotify/max_user_instances", least: 512, ours: false },
-    Sysctl { name: "fs.inotify.max_user_watches", path: "/proc/sys/fs/inotify/max_user_watches", least: 65536, ours: false },
+    Sysctl {
+        name: "fs.inotify.max_user_instances",
+        path: "/proc/sys/fs/inotify/max_user_instances",
+        least: 512,
+        ours: false,
+    },
+    Sysctl {
+        name: "fs.inotify.max_user_watches",
+        path: "/proc/sys/fs/inotify/max_user_watches",
+        least: 65536,
+        ours: false,
+    },
     Sysctl { name: "kernel.pid_max", path: "/proc/sys/kernel/pid_max", least: 32768, ours: false },
 ];
 
@@ -215,9 +227,12 @@ mod tests {
 
     #[test]
     fn kernel_versions() {
-        for (release, level) in
-            [("6.18.44-fc", Level::Ok), ("5.15.0-91-generic", Level::Warning), ("4.19.0", Level::Failed), ("", Level::Failed)]
-        {
+        for (release, level) in [
+            ("6.18.44-fc", Level::Ok),
+            ("5.15.0-91-generic", Level::Warning),
+            ("4.19.0", Level::Failed),
+            ("", Level::Failed),
+        ] {
             let (_dir, host) = host(&[("/proc/sys/kernel/osrelease", release)]);
             assert_eq!(version(&host).level, level, "{release}");
         }
@@ -225,7 +240,8 @@ mod tests {
 
     #[test]
     fn cgroup_layouts() {
-        let v1 = [("/sys/fs/cgroup/cpu/tasks", ""), ("/sys/fs/cgroup/memory/tasks", ""), ("/sys/fs/cgroup/pids/tasks", "")];
+        let v1 =
+            [("/sys/fs/cgroup/cpu/tasks", ""), ("/sys/fs/cgroup/memory/tasks", ""), ("/sys/fs/cgroup/pids/tasks", "")];
         let hybrid: Vec<_> = v1.into_iter().chain([("/sys/fs/cgroup/unified/cgroup.procs", "")]).collect();
         let cases: [(&[(&str, &str)], Level); 4] = [
             (&[("/sys/fs/cgroup/cgroup.controllers", "cpu memory pids io")], Level::Ok),
@@ -241,7 +257,8 @@ mod tests {
 
     #[test]
     fn a_sysctl_that_keelson_sets_is_no_problem() {
-        let (_dir, host) = host(&[("/proc/sys/net/ipv4/ip_forward", "0\n"), ("/proc/sys/fs/inotify/max_user_instances", "128\n")]);
+        let (_dir, host) =
+            host(&[("/proc/sys/net/ipv4/ip_forward", "0\n"), ("/proc/sys/fs/inotify/max_user_instances", "128\n")]);
         assert_eq!(SYSCTLS[0].finding(&host).level, Level::Ok);
         assert_eq!(SYSCTLS[1].finding(&host).remedy, "sysctl -w fs.inotify.max_user_instances=512");
     }

@@ -89,7 +89,7 @@ fn resolv_conf(host: &Host) -> Finding {
             "name a server there, or give another file with --resolv-conf",
         );
     }
-    if servers.iter().all(|server| local(server)) {
+    if servers.iter().all(local) {
         let upstream = "/run/systemd/resolve/resolv.conf";
         if host.has(upstream) {
             return Finding::ok("resolv.conf", format!("a local stub; {upstream} is used instead"));
@@ -119,7 +119,9 @@ fn selinux(host: &Host) -> Finding {
     if !enforcing {
         return Finding::ok("selinux", "not enforcing");
     }
-    if host.has("/usr/share/selinux/packages/container.pp.bz2") || host.has("/var/lib/selinux/targeted/active/modules/200/container") {
+    if host.has("/usr/share/selinux/packages/container.pp.bz2")
+        || host.has("/var/lib/selinux/targeted/active/modules/200/container")
+    {
         return Finding::ok("selinux", "enforcing, with container-selinux");
     }
     Finding::failed("selinux", "enforcing without container-selinux", "dnf install container-selinux")

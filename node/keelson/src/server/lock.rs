@@ -33,7 +33,10 @@ pub(crate) fn take(data_dir: &Path) -> anyhow::Result<DataDirLock> {
         }
         Err((_, error)) => return Err(error).with_context(at),
     };
-    lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| writeln!(lock, "{}", std::process::id())).with_context(at)?;
+    lock.set_len(0)
+        .and_then(|()| lock.rewind())
+        .and_then(|()| writeln!(lock, "{}", std::process::id()))
+        .with_context(at)?;
     Ok(DataDirLock { _lock: lock })
 }
 

@@ -12,11 +12,11 @@ mod settings;
 use crate::cli::ServerArgs;
 use anyhow::{Context, ensure};
 pub(crate) use settings::Settings;
-use store::Store;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use store::Store;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -35,7 +35,8 @@ pub(crate) fn run(args: ServerArgs) -> anyhow::Result<()> {
     make_directories(settings.data_dir())?;
     let _lock = lock::take(settings.data_dir())?;
     install_crypto_provider()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(serve(settings))
 }
 
@@ -115,7 +116,9 @@ fn make_directories(data_dir: &Path) -> anyhow::Result<()> {
             .mode(mode)
             .create(&path)
             .and_then(|()| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)))
-            .with_context(|| format!("{}: cannot be made; give a --data-dir on a writable file system", path.display()))?;
+            .with_context(|| {
+                format!("{}: cannot be made; give a --data-dir on a writable file system", path.display())
+            })?;
     }
     Ok(())
 }

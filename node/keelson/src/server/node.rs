@@ -71,7 +71,12 @@ async fn import_images(endpoint: &str, dir: &Path) -> anyhow::Result<()> {
 
 fn containerd_config(settings: &Settings) -> anyhow::Result<ContainerdConfig> {
     let args = &settings.args;
-    let own = [args.cluster_cidr.to_string(), args.service_cidr.to_string(), settings.node_ip.to_string(), args.cluster_domain.clone()];
+    let own = [
+        args.cluster_cidr.to_string(),
+        args.service_cidr.to_string(),
+        settings.node_ip.to_string(),
+        args.cluster_domain.clone(),
+    ];
     let mut config = ContainerdConfig::new(&args.data_dir);
     config.registries = Registries::load(Path::new(REGISTRIES)).context("registry settings")?;
     config.proxy = ProxyEnv::from_env(&own);
@@ -153,7 +158,8 @@ fn dns_config(settings: &Settings) -> dns::SupervisorConfig {
 
 fn kubelet_config(settings: &Settings, server: &ApiServer) -> anyhow::Result<KubeletConfig> {
     let args = &settings.args;
-    let sans = [settings.node_name.clone(), settings.node_ip.to_string(), "127.0.0.1".to_owned(), "localhost".to_owned()];
+    let sans =
+        [settings.node_name.clone(), settings.node_ip.to_string(), "127.0.0.1".to_owned(), "localhost".to_owned()];
     let common_name = format!("system:node:{}", settings.node_name);
     let serving = server.pki().server("kubelet", &common_name, &sans).context("the kubelet's certificate")?;
     let taint = |taint: &crate::config::Taint| Taint {

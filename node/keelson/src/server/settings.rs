@@ -53,7 +53,10 @@ impl Settings {
 
 fn check_ranges(args: &ServerArgs) -> anyhow::Result<()> {
     let (cluster, service, mask) = (args.cluster_cidr, args.service_cidr, args.node_cidr_mask);
-    ensure!(!cluster.overlaps(service), "--cluster-cidr {cluster} overlaps --service-cidr {service}; choose another range");
+    ensure!(
+        !cluster.overlaps(service),
+        "--cluster-cidr {cluster} overlaps --service-cidr {service}; choose another range"
+    );
     ensure!(
         mask >= cluster.prefix(),
         "--node-cidr-mask {mask} is wider than --cluster-cidr {cluster}; it must be from {} to 30",
@@ -91,7 +94,9 @@ fn node_ip(args: &ServerArgs) -> anyhow::Result<IpAddr> {
         )?,
     };
     ensure!(usable_node_address(address), "--node-ip: {address} cannot be a node's address");
-    let IpAddr::V4(v4) = address else { bail!("--node-ip: {address} is IPv6, which the pod network does not speak yet") };
+    let IpAddr::V4(v4) = address else {
+        bail!("--node-ip: {address} is IPv6, which the pod network does not speak yet")
+    };
     for (flag, range) in [("--cluster-cidr", args.cluster_cidr), ("--service-cidr", args.service_cidr)] {
         ensure!(!range.contains(v4), "--node-ip: {address} lies in {flag} {range}; choose another range");
     }

@@ -22,7 +22,7 @@ pub(crate) fn end_processes(cgroup_root: &str) -> anyhow::Result<()> {
 /// Removes the groups, the deepest first.
 pub(crate) fn remove(cgroup_root: &str) -> anyhow::Result<()> {
     let mut groups = groups(cgroup_root);
-    if cgroup_root.trim_matches('/') != "" {
+    if !cgroup_root.trim_matches('/').is_empty() {
         groups.extend(hierarchies().into_iter().map(|dir| dir.join(cgroup_root.trim_start_matches('/'))));
     }
     for group in groups {

@@ -14,7 +14,7 @@ use std::io::{BufRead, Write};
 use std::path::Path;
 
 /// Removes processes, containers, mounts, links, BPF pins, control groups and files, in this order.
-pub(crate) fn run(args: UninstallArgs) -> anyhow::Result<()> {
+pub(crate) fn run(args: &UninstallArgs) -> anyhow::Result<()> {
     let data_dir = &args.data_dir;
     if !nix::unistd::geteuid().is_root() {
         bail!("uninstall must run as root");
@@ -24,7 +24,7 @@ pub(crate) fn run(args: UninstallArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     let Some(footprint) = Footprint::read(data_dir)? else {
-        return remove_control_plane(&args);
+        return remove_control_plane(args);
     };
     if !args.yes && !confirmed(data_dir, &footprint)? {
         bail!("nothing removed");
