@@ -93,6 +93,14 @@ fn talk(listener_in: &File, at: SocketAddr, from: impl FnOnce() -> TcpStream) ->
     listener.join().unwrap()
 }
 
+/// How many first packets of connections this namespace had to send again.
+fn syn_retransmits() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/net/netstat").unwrap();
+    let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:")).map(str::split_whitespace);
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    names.zip(values).find(|(name, _)| *name == "TCPSynRetrans").unwrap().1.parse().unwrap()
+}
+
 fn connect(to: SocketAddr) -> TcpStream {
     TcpStream::connect_timeout(&to, Duration::from_secs(5)).unwrap()
 }
@@ -110,7 +118,9 @@ fn pods_reach_each_other_and_the_node() {
         let to_a = SocketAddr::new(at_a.into(), 8080);
         let from_b = talk(&a, to_a, || within(&b, move || connect(to_a)).join().unwrap());
         assert_eq!(from_b, IpAddr::from(at_b), "no address is translated between pods");
+        assert_eq!(within(&b, syn_retransmits).join().unwrap(), 0, "a new pod's first packet arrives");
         assert_eq!(talk(&a, to_a, || connect(to_a)), IpAddr::from(NODE_IP), "the node speaks by its own address");
+        assert_eq!(syn_retransmits(), 0, "the node's first packet to a pod arrives");
         let node = File::open("/proc/thread-self/ns/net").unwrap();
         let to_node = SocketAddr::new(NODE_IP.into(), 8081);
         assert_eq!(talk(&node, to_node, || within(&a, move || connect(to_node)).join().unwrap()), IpAddr::from(at_a));

@@ -208,12 +208,18 @@ impl<K: Kernel> Reconciler<K> {
             for (frontend, _) in desired.frontends.iter().filter(|(_, target)| target.set == *set) {
                 let Some(entry) = self.entries.get(frontend) else { continue };
                 let (base, id) = (entry.base, entry.id);
-                let same = match self.orphans.get(&(set.family, base)) {
-                    Some(found) => found == backends && usize::from(entry.count) == backends.len(),
-                    None => entry.count == 0 && backends.is_empty(),
+                // A set without backends has some base, too, which is another's.
+                let same = match entry.count {
+                    0 => backends.is_empty(),
+                    count => {
+                        usize::from(count) == backends.len()
+                            && self.orphans.get(&(set.family, base)).is_some_and(|found| found == backends)
+                    }
                 };
                 if same {
-                    self.orphans.remove(&(set.family, base));
+                    if entry.count != 0 {
+                        self.orphans.remove(&(set.family, base));
+                    }
                     return Ok(Extent { base, id, backends: backends.to_vec() });
                 }
             }

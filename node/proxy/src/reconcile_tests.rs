@@ -99,6 +99,27 @@ fn started(fake: &Fake) -> Reconciler<Fake> {
 }
 
 #[test]
+fn a_start_writes_nothing_that_is_there() {
+    let fake = Fake::default();
+    let mut reconciler = started(&fake);
+    let all = [("a", tcp(1, &[1, 2])), ("b", tcp(2, &[])), ("c", tcp(3, &[3])), ("d", tcp(4, &[]))];
+    for (name, desired) in &all {
+        reconciler.apply(&key(name), desired).unwrap();
+    }
+    drop(reconciler);
+    fake.calls();
+    let mut reconciler = Reconciler::new(fake.clone()).unwrap();
+    for (name, desired) in &all {
+        reconciler.apply(&key(name), desired).unwrap();
+    }
+    reconciler.finish_adoption().unwrap();
+    assert_eq!((fake.calls(), reconciler.writes()), (Vec::new(), 0));
+    // And the slots of those that have backends are still theirs.
+    reconciler.apply(&key("b"), &tcp(2, &[4])).unwrap();
+    assert_eq!(fake.calls(), ["slot 3 = 10.0.0.4:80", "flip 2 -> 3+1"]);
+}
+
+#[test]
 fn new_extent_then_flip_then_free() {
     let fake = Fake::default();
     let mut reconciler = started(&fake);
