@@ -2,6 +2,7 @@
 //! look for query parameters need.
 
 mod paths;
+mod prose;
 mod schemas;
 
 use std::collections::BTreeSet;

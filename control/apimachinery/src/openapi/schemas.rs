@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
+use super::prose::Prose;
 use super::{gvk, object, reference};
 use crate::facts;
 use crate::schema::{Field, ListType, Schema, SchemaRef, Type};
@@ -18,9 +19,10 @@ pub(super) fn reachable(roots: &[u16]) -> Value {
     let mut seen: BTreeSet<u16> = roots.iter().copied().collect();
     let mut queue: Vec<u16> = seen.iter().copied().collect();
     let mut schemas = Map::new();
+    let prose = Prose::unpack();
     while let Some(number) = queue.pop() {
         let schema = facts::schema(number);
-        schemas.insert(schema.name.to_string(), definition(number, schema));
+        schemas.insert(schema.name.to_string(), definition(number, schema, &prose));
         for field in &schema.fields {
             let Some((name, number)) = referred(&field.ty) else { continue };
             match number {
@@ -69,10 +71,14 @@ fn innermost(ty: &Type) -> &Type {
     }
 }
 
-fn definition(number: u16, schema: &Schema) -> Value {
+fn definition(number: u16, schema: &Schema, prose: &Prose) -> Value {
     let mut definition = object([("type", "object".into())]);
+    if let Some(said) = prose.of(&schema.name) {
+        definition.insert("description".to_owned(), said.into());
+    }
+    let described = |field: &Field| property(field, prose.of_field(&schema.name, &field.name));
     let properties: Map<String, Value> =
-        schema.fields.iter().map(|field| (field.name.to_string(), property(field))).collect();
+        schema.fields.iter().map(|field| (field.name.to_string(), described(field))).collect();
     if !properties.is_empty() {
         definition.insert("properties".to_owned(), Value::Object(properties));
     }
@@ -104,7 +110,7 @@ fn definition(number: u16, schema: &Schema) -> Value {
     Value::Object(definition)
 }
 
-fn property(field: &Field) -> Value {
+fn property(field: &Field, said: Option<&str>) -> Value {
     let mut property = match of_type(&field.ty) {
         Value::Object(map) => map,
         _ => Map::new(),
@@ -112,6 +118,9 @@ fn property(field: &Field) -> Value {
     let mut set = |key: &str, value: Value| {
         property.insert(key.to_owned(), value);
     };
+    if let Some(said) = said {
+        set("description", said.into());
+    }
     let values = || -> Value { field.enum_values.iter().map(AsRef::as_ref).collect() };
     if let (false, Type::String) = (field.enum_values.is_empty(), &field.ty) {
         set("enum", values());

@@ -35,6 +35,13 @@ async fn preconditions_hold() {
     let both = json!({"propagationPolicy": "Orphan", "orphanDependents": true});
     assert_eq!(api.delete_with(&path, both).await.error().0, 422);
     assert_eq!(api.delete_with(&path, json!({"propagationPolicy": "Some"})).await.error().0, 422);
+    // A deletion that is not understood deletes nothing.
+    for (field, part) in
+        [("gracePeriodSeconds", "of type int64"), ("dryRun", "dryRun"), ("preconditions", "preconditions")]
+    {
+        let (code, _, text) = api.delete_with(&path, json!({ field: "x" })).await.error();
+        assert!(code == 400 && text.contains(field) && text.contains(part), "{text}");
+    }
     let right = json!({"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": made["metadata"]["uid"]}});
     api.delete_with(&path, right).await.ok();
 }
