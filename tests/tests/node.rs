@@ -28,7 +28,7 @@ fn field(kubectl: &Kubectl, what: &str, path: &str) -> String {
     kubectl.run(&["get", what, "-o", &format!("jsonpath={{{path}}}")]).unwrap()
 }
 
-/// The reasons of a pod's events. An event may be written later than the status that it explains.
+/// The message of a pod's event, which may be written later than the status that it explains.
 fn wait_for_event(kubectl: &Kubectl, pod: &str, reason: &str) -> String {
     let selector = format!("involvedObject.name={pod},reason={reason}");
     let path = "jsonpath={.items[0].message}";
@@ -98,6 +98,11 @@ fn probes(kubectl: &Kubectl) {
     assert_eq!(wait_for_event(kubectl, "live", "Killing"), "Container main failed liveness probe, will be restarted");
     assert_eq!(wait_for_event(kubectl, "live", "Unhealthy"), "Liveness probe failed: no sign of life");
 
+    // One try that fails is one event: nothing is tried again while the container is being killed.
+    let selector = "--field-selector=involvedObject.name=slow,reason=Unhealthy";
+    let counts = kubectl.run(&["get", "events", selector, "-o", "jsonpath={.items[*].count}"]).unwrap();
+    let runs: u32 = field(kubectl, "pod/slow", ".status.containerStatuses[0].restartCount").parse().unwrap();
+    assert!(counts.split(' ').filter_map(|count| count.parse::<u32>().ok()).sum::<u32>() <= runs + 1, "{counts} of {runs}");
     // Readiness waits for a startup probe that never succeeds.
     let reason = "jsonpath={.status.containerStatuses[0].state.waiting.reason}=CrashLoopBackOff";
     kubectl.wait("pod/slow", reason).unwrap();
@@ -107,7 +112,7 @@ fn probes(kubectl: &Kubectl) {
 
 fn environment(cluster: &Cluster, kubectl: &Kubectl) {
     kubectl.wait("pod/env", "condition=Ready").unwrap();
-    let env = sh(kubectl, "env", "env");
+    let env = kubectl.run(&["exec", "env", "--", "env"]).unwrap();
     let ip = field(kubectl, "pod/env", ".status.podIP");
     let uid = field(kubectl, "pod/env", ".metadata.uid");
     let service = field(kubectl, "service/probed", ".spec.clusterIP");

@@ -515,8 +515,11 @@ impl Worker {
         for (name, id) in running {
             let Some(health) = self.state.health.get(&name).filter(|health| health.id == id) else { continue };
             let past_startup = health.started;
+            let doomed = health.doomed.is_some();
             for kind in [probe::Kind::Startup, probe::Kind::Liveness, probe::Kind::Readiness] {
-                let wanted = (kind == probe::Kind::Startup) != past_startup;
+                // One that is being killed has its verdict: no probe of its life begins again.
+                let wanted =
+                    (kind == probe::Kind::Startup) != past_startup && (!doomed || kind == probe::Kind::Readiness);
                 let key = (name.clone(), kind);
                 let Some(container) = pod::container(&self.pod, &name) else { continue };
                 if !wanted || self.probes.contains_key(&key) || kind.of(container).is_none() {
