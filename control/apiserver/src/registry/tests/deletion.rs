@@ -39,7 +39,8 @@ async fn preconditions_hold() {
     for (field, part) in
         [("gracePeriodSeconds", "of type int64"), ("dryRun", "dryRun"), ("preconditions", "preconditions")]
     {
-        let (code, _, text) = api.delete_with(&path, json!({ field: "x" })).await.error();
+        let refused = api.delete_with(&path, json!({ field: "x" })).await;
+        let (code, _, text) = refused.error();
         assert!(code == 400 && text.contains(field) && text.contains(part), "{text}");
     }
     let right = json!({"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": made["metadata"]["uid"]}});
