@@ -386,7 +386,7 @@ fn restarts(cluster: &mut Cluster, kubectl: &Kubectl) {
     // One connection through the Service, and look-ups and connections without end.
     background(kubectl, "/tmp/kept", &format!("--keep /tmp/go http://{web}/"));
     background(kubectl, "/tmp/anew", "--while /tmp/go http://web/");
-    for kill in [true, false, true] {
+    for (round, kill) in [true, false, true].into_iter().enumerate() {
         if kill {
             cluster.kill_server().unwrap();
         } else {
@@ -401,8 +401,16 @@ fn restarts(cluster: &mut Cluster, kubectl: &Kubectl) {
         ] {
             assert!(holds_without_api(cluster, &id, condition), "while keelson is down: {condition}");
         }
+        assert_eq!(entries(cluster, &BTreeSet::from([web.clone()])).len(), 4, "the address and three node ports");
         cluster.start_server().unwrap();
         cluster.wait_ready().unwrap();
+        // The maps are compared, not filled again. The proxy says so a moment after the start.
+        let said = (0..200).find_map(|_| {
+            eventually(kubectl, "true");
+            let log = std::fs::read_to_string(cluster.log_path()).unwrap();
+            log.lines().filter(|line| line.contains("Services are translated")).nth(round + 1).map(str::to_owned)
+        });
+        assert!(said.as_ref().is_some_and(|line| line.contains(" writes=0 ")), "{said:?}");
     }
     // The DNS process itself dies: queries wait for the next one.
     let record = std::fs::read_to_string(cluster.data_dir().join("dns/dns.pid")).unwrap();
