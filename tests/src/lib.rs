@@ -14,8 +14,8 @@ mod process;
 mod traffic;
 
 pub use cluster::{Cluster, ClusterOptions, binary, sweep};
-pub use machine::wait_ended;
 pub use kubectl::{Kubectl, KubectlVersion, Output};
+pub use machine::wait_ended;
 pub use namespace::Namespace;
 pub use process::{Child, Lines, wait_readable};
 pub use traffic::Traffic;

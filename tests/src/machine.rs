@@ -64,8 +64,7 @@ impl Cluster {
         let deadline = Instant::now() + LIMIT;
         loop {
             let entries = std::fs::read_dir(&path)?;
-            let names: Vec<String> =
-                entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+            let names: Vec<String> = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
             if wished(&names) {
                 return Ok(());
             }
@@ -96,7 +95,8 @@ impl Cluster {
         let prefix = format!("{}/", self.data_dir().display());
         for _ in 0..ROUNDS {
             let table = std::fs::read_to_string("/proc/mounts")?;
-            let mounts = table.lines().filter_map(|line| line.split(' ').nth(1)).filter(|path| path.starts_with(&prefix));
+            let mounts =
+                table.lines().filter_map(|line| line.split(' ').nth(1)).filter(|path| path.starts_with(&prefix));
             for mount in mounts.collect::<Vec<_>>().into_iter().rev() {
                 let _ = run(Command::new("umount").args(["-l", mount]));
             }

@@ -32,7 +32,9 @@ fn field(kubectl: &Kubectl, what: &str, path: &str) -> String {
 fn wait_for_event(kubectl: &Kubectl, pod: &str, reason: &str) -> String {
     let selector = format!("involvedObject.name={pod},reason={reason}");
     let path = "jsonpath={.items[0].message}";
-    let mut watch = kubectl.spawn(&["get", "events", "--field-selector", &selector, "-w", "-o", "jsonpath={.message}{\"\\n\"}"]).unwrap();
+    let mut watch = kubectl
+        .spawn(&["get", "events", "--field-selector", &selector, "-w", "-o", "jsonpath={.message}{\"\\n\"}"])
+        .unwrap();
     let lines = cluster_tests::Lines::of(watch.inner().stdout.take().unwrap());
     lines.wait_for("", std::time::Duration::from_secs(60)).unwrap_or_else(|error| panic!("{pod} {reason}: {error:#}"));
     kubectl.run(&["get", "events", "--field-selector", &selector, "-o", path]).unwrap()
@@ -102,12 +104,18 @@ fn probes(kubectl: &Kubectl) {
     let selector = "--field-selector=involvedObject.name=slow,reason=Unhealthy";
     let counts = kubectl.run(&["get", "events", selector, "-o", "jsonpath={.items[*].count}"]).unwrap();
     let runs: u32 = field(kubectl, "pod/slow", ".status.containerStatuses[0].restartCount").parse().unwrap();
-    assert!(counts.split(' ').filter_map(|count| count.parse::<u32>().ok()).sum::<u32>() <= runs + 1, "{counts} of {runs}");
+    assert!(
+        counts.split(' ').filter_map(|count| count.parse::<u32>().ok()).sum::<u32>() <= runs + 1,
+        "{counts} of {runs}"
+    );
     // Readiness waits for a startup probe that never succeeds.
     let reason = "jsonpath={.status.containerStatuses[0].state.waiting.reason}=CrashLoopBackOff";
     kubectl.wait("pod/slow", reason).unwrap();
     assert_eq!(wait_for_event(kubectl, "slow", "Killing"), "Container main failed startup probe, will be restarted");
-    assert!(wait_for_event(kubectl, "slow", "BackOff").starts_with("Back-off restarting failed container main in pod slow_"));
+    assert!(
+        wait_for_event(kubectl, "slow", "BackOff")
+            .starts_with("Back-off restarting failed container main in pod slow_")
+    );
 }
 
 fn environment(cluster: &Cluster, kubectl: &Kubectl) {
@@ -169,7 +177,10 @@ fn security(kubectl: &Kubectl) {
     assert_eq!(status("main", "CapBnd"), format!("{:016x}", 1 << 10));
     assert_eq!(status("main", "CapEff"), format!("{:016x}", 0));
     assert_eq!((status("main", "Seccomp").as_str(), status("main", "NoNewPrivs").as_str()), ("2", "1"));
-    assert_eq!(sh(kubectl, "secure", "touch /x 2>/dev/null; echo $?; touch /v/x; stat -c %u:%g /v/x"), "1\n1000:3000\n");
+    assert_eq!(
+        sh(kubectl, "secure", "touch /x 2>/dev/null; echo $?; touch /v/x; stat -c %u:%g /v/x"),
+        "1\n1000:3000\n"
+    );
     let capabilities = u64::from_str_radix(&status("root", "CapEff"), 16).unwrap();
     assert_eq!((capabilities & 1, capabilities >> 25 & 1), (0, 1), "without CHOWN, with SYS_TIME: {capabilities:x}");
     assert_eq!(status("root", "Seccomp"), "0");
@@ -194,7 +205,9 @@ fn names(cluster: &Cluster, kubectl: &Kubectl) {
     assert_eq!(field(kubectl, "pod/host", ".status.podIP"), cluster.node_ip());
     assert!(sh(kubectl, "host", "ip address show eth0").contains(&format!("{}/24", cluster.node_ip())));
     assert!(sh(kubectl, "host", "cat /etc/hosts").ends_with("10.1.2.3\taka\n"));
-    assert!(sh(kubectl, "host", "cat /etc/resolv.conf").starts_with("search default.svc.cluster.local svc.cluster.local"));
+    assert!(
+        sh(kubectl, "host", "cat /etc/resolv.conf").starts_with("search default.svc.cluster.local svc.cluster.local")
+    );
     assert!(sh(kubectl, "env", "cat /etc/resolv.conf").ends_with("nameserver 10.96.0.10\noptions ndots:5\n"));
 }
 
@@ -236,7 +249,10 @@ fn resources(cluster: &Cluster, kubectl: &Kubectl) {
     assert_eq!(read(&container, ("cpu", "cpu.shares"), "cpu.weight"), if v1 { "102" } else { "4" });
     assert_eq!(read(&container, ("memory", "memory.limit_in_bytes"), "memory.max"), (32 << 20).to_string());
     let unlimited = read(&pod, ("memory", "memory.limit_in_bytes"), "memory.max");
-    assert!(unlimited == "max" || unlimited.parse::<u64>().unwrap() > 1 << 50, "{unlimited}: one container has no limit");
+    assert!(
+        unlimited == "max" || unlimited.parse::<u64>().unwrap() > 1 << 50,
+        "{unlimited}: one container has no limit"
+    );
 
     let (qos, pod, _) = class("best-effort", 0);
     assert_eq!(qos, "BestEffort");

@@ -25,7 +25,9 @@ fn pods_end_and_come_back() {
     impatience(&cluster, &kubectl);
     a_restart_of_the_server(&mut cluster, &kubectl);
     a_power_failure(&mut cluster, &kubectl);
-    kubectl.run(&["delete", "deployment,service,pod", "-l", "component!=apiserver", "--wait=true", "--timeout=90s"]).unwrap();
+    kubectl
+        .run(&["delete", "deployment,service,pod", "-l", "component!=apiserver", "--wait=true", "--timeout=90s"])
+        .unwrap();
     kubectl.run(&["wait", "pod", "--all", "--for=delete", "--timeout=90s"]).unwrap();
     assert_eq!(cluster.traces(), before);
 }
@@ -107,7 +109,9 @@ fn a_power_failure(cluster: &mut Cluster, kubectl: &Kubectl) {
     cluster.wait_ready().unwrap();
     for (pod, old) in [("once", once), ("client", client)] {
         let count = old["restartCount"].as_i64().unwrap() + 1;
-        kubectl.wait(&format!("pod/{pod}"), &format!("jsonpath={{.status.containerStatuses[0].restartCount}}={count}")).unwrap();
+        kubectl
+            .wait(&format!("pod/{pod}"), &format!("jsonpath={{.status.containerStatuses[0].restartCount}}={count}"))
+            .unwrap();
         kubectl.wait(&format!("pod/{pod}"), "condition=Ready").unwrap();
         let new = container(kubectl, pod);
         assert_eq!(new["lastState"]["terminated"]["containerID"], old["containerID"], "{new}");

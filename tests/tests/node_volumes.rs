@@ -38,7 +38,10 @@ fn contents(cluster: &Cluster, kubectl: &Kubectl) {
         ("cat /mixed/name /mixed/config/one; ls /mixed", "all1config\nkey\nname\ntoken\n"),
         // One volume, mounted four times.
         ("echo x >/sub/x; cat /disk/deep/dir/x /read/deep/dir/x; ls /disk", "x\nx\ndeep\nof-me\n"),
-        ("touch /read/x 2>/dev/null || echo read-only; touch /whole/x 2>/dev/null || echo read-only", "read-only\nread-only\n"),
+        (
+            "touch /read/x 2>/dev/null || echo read-only; touch /whole/x 2>/dev/null || echo read-only",
+            "read-only\nread-only\n",
+        ),
         ("dd if=/dev/zero of=/memory/big bs=1k count=2000 2>/dev/null; stat -c %s /memory/big", "1048576\n"),
         ("echo to host >/made/x; echo to file >/file; test -c /device && echo device", "device\n"),
         ("cat /var/run/secrets/kubernetes.io/serviceaccount/namespace", "default"),
@@ -54,7 +57,8 @@ fn contents(cluster: &Cluster, kubectl: &Kubectl) {
     let review = serde_json::json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
         "spec": {"token": token, "audiences": ["vault"]}});
     let answer = kubectl.run_with(&["create", "-f", "-", "-o", "json"], &review.to_string()).unwrap();
-    let answer: serde_json::Value = serde_json::from_str(&answer.stdout).unwrap_or_else(|_| panic!("{}", answer.stderr));
+    let answer: serde_json::Value =
+        serde_json::from_str(&answer.stdout).unwrap_or_else(|_| panic!("{}", answer.stderr));
     assert_eq!(answer["status"]["authenticated"], true, "{answer}");
     assert_eq!(answer["status"]["user"]["username"], "system:serviceaccount:default:default");
     assert_eq!(answer["status"]["user"]["extra"]["authentication.kubernetes.io/pod-name"][0], "all");
@@ -101,7 +105,8 @@ fn event(kubectl: &Kubectl, pod: &str, reason: &str) -> String {
 
 fn refusals(kubectl: &Kubectl) {
     let message = event(kubectl, "wrong-type", "FailedMount");
-    let expected = "MountVolume.SetUp failed for volume \"v\" : hostPath type check failed: /proc/version is not a directory";
+    let expected =
+        "MountVolume.SetUp failed for volume \"v\" : hostPath type check failed: /proc/version is not a directory";
     assert_eq!(message, expected);
     let message = event(kubectl, "late", "FailedMount");
     assert_eq!(message, "MountVolume.SetUp failed for volume \"v\" : configmap \"late\" not found");
@@ -109,7 +114,10 @@ fn refusals(kubectl: &Kubectl) {
     kubectl.wait("pod/late", "condition=Ready").unwrap();
     // A link in a volume leads nowhere outside of it.
     let message = event(kubectl, "escape", "Failed");
-    assert!(message.starts_with("Error: failed to prepare subPath for volumeMount \"v\" of container \"main\""), "{message}");
+    assert!(
+        message.starts_with("Error: failed to prepare subPath for volumeMount \"v\" of container \"main\""),
+        "{message}"
+    );
 }
 
 fn logs(kubectl: &Kubectl) {
@@ -141,7 +149,11 @@ fn logs(kubectl: &Kubectl) {
         assert!(output.stderr.contains(expected), "{}", output.stderr);
     }
     let raw = kubectl.run_with(&["get", "--raw", "/api/v1/namespaces/default/pods/logs/log"], "").unwrap();
-    assert!(raw.stderr.contains("a container name must be specified for pod logs, choose one of: [a b]"), "{}", raw.stderr);
+    assert!(
+        raw.stderr.contains("a container name must be specified for pod logs, choose one of: [a b]"),
+        "{}",
+        raw.stderr
+    );
     let waiting = kubectl.run_with(&["logs", "wrong-type"], "").unwrap();
     let expected = "container \"main\" in pod \"wrong-type\" is waiting to start: ContainerCreating";
     assert!(waiting.stderr.contains(expected), "{}", waiting.stderr);
