@@ -1,5 +1,7 @@
 //! The API server as clients see it: both kubectls, and what no good client sends.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where something fails; its scenarios are functions")]
+
 use cluster_tests::{Child, Cluster, Kubectl, KubectlVersion, Lines};
 use serde_json::{Value, json};
 use std::process::Stdio;

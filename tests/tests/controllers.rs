@@ -1,5 +1,7 @@
 //! The controllers' promises, kept in a real cluster.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where something fails; its scenarios are functions")]
+
 use cluster_tests::{Cluster, Kubectl};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
