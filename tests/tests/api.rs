@@ -94,7 +94,7 @@ fn looking(kubectl: &Kubectl, node: &str) {
         (&["describe", "deployment", "small", "-n", "small"], "NewReplicaSet:"),
         (&["describe", "service", "small", "-n", "small"], "Endpoints:"),
         (&["describe", "namespace", "small"], "No resource quota."),
-        (&["explain", "deployment.spec.strategy"], "The deployment strategy to use"),
+        (&["explain", "deployment.spec.strategy"], "Rolling update config params."),
         (&["explain", "pod", "--recursive"], "terminationGracePeriodSeconds"),
         (&["api-resources", "--namespaced=false", "-o", "wide"], "deletecollection"),
         (&["api-resources", "--api-group=apps"], "deploy "),

@@ -79,7 +79,11 @@ fn read(text: &str, types: &mut BTreeMap<String, Prose>) -> Result<()> {
             current = Some((name.to_owned(), Prose::default()));
             named = false;
         } else if let Some((_, prose)) = &mut current {
-            let said = || line.strip_prefix("\"description\": ").map(|text| text.trim_end_matches(','));
+            let said = || {
+                let plain = line.strip_prefix("\"description\": ").map(|text| text.trim_end_matches(','));
+                let referring = line.strip_prefix("schema_obj.ensure_object().insert(\"description\".into(), ");
+                plain.or_else(|| referring?.strip_suffix(".into());"))
+            };
             match indent {
                 12 => {
                     if let Some(said) = said() {
@@ -87,7 +91,7 @@ fn read(text: &str, types: &mut BTreeMap<String, Prose>) -> Result<()> {
                     }
                 }
                 16 => {
-                    if let Some((name, "{")) = line.split_once(": ") {
+                    if let Some((name, "{" | "({")) = line.split_once(": ") {
                         field = unquote(name)?;
                     }
                 }

@@ -76,6 +76,8 @@ mod tests {
         let pod = "io.k8s.api.core.v1.PodSpec";
         assert_eq!(prose.of(pod), Some("PodSpec is a description of a pod."));
         assert!(prose.of_field(pod, "restartPolicy").unwrap().starts_with("Restart policy for all containers"));
+        // A field of another type has words of its own.
+        assert!(prose.of_field(pod, "securityContext").unwrap().starts_with("SecurityContext holds pod-level"));
         assert_eq!(prose.of_field(pod, "none"), None);
         // Lists have no type of their own in the source.
         for (kind, number) in facts::kinds_of("apps", "v1").filter(|(kind, _)| !kind.ends_with("List")) {
