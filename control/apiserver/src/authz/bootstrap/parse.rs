@@ -176,7 +176,7 @@ mod tests {
         let objects = super::super::defaults();
         let count = |kind| objects.iter().filter(|object| object.kind == kind).count();
         assert!(count(Kind::ClusterRole) > 60, "{}", count(Kind::ClusterRole));
-        assert_eq!((count(Kind::Role), count(Kind::RoleBinding)), (7, 7));
+        assert_eq!((count(Kind::Role), count(Kind::RoleBinding)), (8, 8));
         let admin = objects.iter().find(|o| o.name == "admin").unwrap();
         let rules = admin.object["rules"].as_array().unwrap();
         let has = |resource: &str| rules.iter().any(|r| r["resources"].as_array().unwrap().contains(&json!(resource)));
