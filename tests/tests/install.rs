@@ -1,5 +1,7 @@
 //! install.sh as a user runs it, twice, and away again; without systemd, in a network namespace of its own.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+
 use cluster_tests::{Cluster, ClusterOptions};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,7 +11,12 @@ fn installer(cluster: &Cluster, mut bash: Command, args: &[&str]) -> Command {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../install.sh");
     let home = home(cluster);
     let command = &mut bash;
-    command.arg(script).args(["--no-systemd", "--prefix"]).arg(home.join("usr")).arg("--config-dir").arg(home.join("etc"));
+    command
+        .arg(script)
+        .args(["--no-systemd", "--prefix"])
+        .arg(home.join("usr"))
+        .arg("--config-dir")
+        .arg(home.join("etc"));
     command.arg("--data-dir").arg(cluster.data_dir()).args(args);
     bash
 }
@@ -83,7 +90,11 @@ fn mistakes_are_named() {
     for (args, code, expected) in [
         (&["--frobnicate"][..], 2, "install.sh: unknown option --frobnicate; see ./install.sh --help\n"),
         (&["--binary"], 2, "install.sh: --binary needs a value; see ./install.sh --help\n"),
-        (&["--role", "agent"], 2, "install.sh: --role agent is reserved: only 'server' can be installed yet; see ./install.sh --help\n"),
+        (
+            &["--role", "agent"],
+            2,
+            "install.sh: --role agent is reserved: only 'server' can be installed yet; see ./install.sh --help\n",
+        ),
     ] {
         let output = Command::new("bash").arg(&script).args(args).output().unwrap();
         assert_eq!(output.status.code(), Some(code), "{args:?}");

@@ -161,8 +161,11 @@ fn logs(kubectl: &Kubectl) {
 
 /// A log of more than 10 MiB gives way to a new one; who follows it notices nothing.
 fn rotation(cluster: &Cluster, kubectl: &Kubectl) {
-    let mut follow = kubectl.spawn(&["logs", "-f", "--tail=0", "chatty"]).unwrap();
+    let mut follow = kubectl.spawn(&["logs", "-f", "--tail=0", "-v=6", "chatty"]).unwrap();
     let lines = Lines::of(follow.inner().stdout.take().unwrap());
+    // It follows from here on; what was written before it connected is not its to show.
+    let asked = Lines::of(follow.inner().stderr.take().unwrap());
+    asked.wait_for("/log?", LIMIT).unwrap();
     let uid = kubectl.run(&["get", "pod", "chatty", "-o", "jsonpath={.metadata.uid}"]).unwrap();
     let dir = format!("logs/pods/default_chatty_{uid}/main");
     cluster.wait_entries(&dir, |names| names.len() == 2 && names.iter().any(|name| name == "0.log")).unwrap();

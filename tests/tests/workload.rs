@@ -49,7 +49,10 @@ fn node_ports_answer_on_the_node() {
     kubectl.run(&["patch", "service", "web", "-p", r#"{"spec":{"type":"NodePort"}}"#]).unwrap();
     let port = kubectl.run(&["get", "service", "web", "-o", "jsonpath={.spec.ports[0].nodePort}"]).unwrap();
     // The proxy learns of the port by a watch; until then the node refuses. Bounded by the number of tries.
-    let ask = format!("exec 3<>/dev/tcp/{}/{port} && printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && grep web- <&3", cluster.node_ip());
+    let ask = format!(
+        "exec 3<>/dev/tcp/{}/{port} && printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && grep web- <&3",
+        cluster.node_ip()
+    );
     let script = format!("i=0; until ( {ask} ); do i=$((i + 1)); [ $i -lt 500 ] || exit 1; done");
     let output = cluster.host_command("bash").args(["-c", &script]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -67,7 +67,7 @@ async fn node_ready(nodes: &Api<Node>, begun: Instant) -> anyhow::Result<bool> {
     while let Some(event) = events.try_next().await? {
         match event {
             WatchEvent::Added(node) => {
-                say(begun, &format!("node {} registered", node.metadata.name.unwrap_or_default()))
+                say(begun, &format!("node {} registered", node.metadata.name.unwrap_or_default()));
             }
             WatchEvent::Modified(node) if ready(&node) => return Ok(true),
             _ => {}

@@ -1,8 +1,13 @@
 //! The lines of a watch.
 
+use anyhow::Context;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use std::time::Duration;
+
+/// How long to wait for one event. No measure of speed.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// A watch's body, line by line.
 #[derive(Debug)]
@@ -41,8 +46,17 @@ impl Lines {
     /// Waits for an event whose object satisfies the condition; gives that object.
     ///
     /// # Errors
-    /// The stream ended or told of an error, or a line is no JSON.
+    /// The time is up, the stream ended or told of an error, or a line is no JSON.
     pub(crate) async fn wait_for(
+        &mut self,
+        what: &str,
+        condition: impl Fn(&str, &serde_json::Value) -> bool,
+    ) -> anyhow::Result<serde_json::Value> {
+        let waiting = tokio::time::timeout(LIMIT, self.find(what, condition));
+        waiting.await.with_context(|| format!("{what}: nothing after {LIMIT:?}"))?
+    }
+
+    async fn find(
         &mut self,
         what: &str,
         condition: impl Fn(&str, &serde_json::Value) -> bool,

@@ -31,7 +31,7 @@ pub(crate) struct NodeRuntime {
     _containerd: Option<Containerd>,
 }
 
-/// Starts or adopts the container runtime and imports the image archives.
+/// Starts or adopts the container runtime.
 pub(crate) async fn start_runtime(
     settings: &Settings,
     tasks: &TaskTracker,
@@ -48,7 +48,6 @@ pub(crate) async fn start_runtime(
         }
     };
     let runtime = Runtime::connect(&endpoint).context("the container runtime cannot be reached")?;
-    import_images(&endpoint, &settings.data_dir().join("images")).await?;
     Ok(NodeRuntime { runtime, endpoint, _containerd: containerd })
 }
 
@@ -58,14 +57,15 @@ async fn import_images(endpoint: &str, dir: &Path) -> anyhow::Result<()> {
     let mut archives: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     archives.retain(|path| path.extension().is_some_and(|extension| extension == "tar"));
     archives.sort();
-    for archive in archives {
-        match cri::images::import(endpoint, &archive).await {
+    futures::future::join_all(archives.iter().map(|archive| async move {
+        match cri::images::import(endpoint, archive).await {
             Ok(names) => tracing::info!(archive = %archive.display(), ?names, "imported"),
             Err(error) => {
                 tracing::error!(archive = %archive.display(), error = &error as &dyn std::error::Error, "not imported");
             }
         }
-    }
+    }))
+    .await;
     Ok(())
 }
 
@@ -91,8 +91,26 @@ pub(crate) async fn start(
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
+    // The kubelet comes last: a pod's image must not be looked for elsewhere while its archive is being imported.
+    let archives = settings.data_dir().join("images");
+    tokio::try_join!(import_images(&runtime.endpoint, &archives), start_network(settings, server, tasks, shutdown))?;
     let user = format!("system:node:{}", settings.node_name);
     let client = server.client(&user, &["system:nodes", "system:authenticated"]);
+    let events = cri::events::subscribe(&runtime.endpoint, tasks, shutdown.clone()).context("containerd's events")?;
+    let config = kubelet_config(settings, server)?;
+    Kubelet::start(config, client, runtime.runtime, events, tasks.clone(), shutdown.clone())
+        .await
+        .context("the kubelet cannot start")?;
+    Ok(())
+}
+
+/// Starts the pod network, the service proxy and cluster DNS.
+async fn start_network(
+    settings: &Settings,
+    server: &ApiServer,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
     // The node's own identity sees only what concerns this node; Services, endpoints and the other nodes' ranges are
     // these components' to see.
     let proxy_client = server.client("system:kube-proxy", &["system:authenticated"]);
@@ -112,11 +130,6 @@ pub(crate) async fn start(
             .await
             .context("cluster DNS cannot start")?;
     }
-    let events = cri::events::subscribe(&runtime.endpoint, tasks, shutdown.clone()).context("containerd's events")?;
-    let config = kubelet_config(settings, server)?;
-    Kubelet::start(config, client, runtime.runtime, events, tasks.clone(), shutdown.clone())
-        .await
-        .context("the kubelet cannot start")?;
     Ok(())
 }
 
