@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 use std::process::Stdio;
 use std::time::Duration;
 
+/// Method, path, content type, body; the status it gets and what the message says.
+type BadRequest<'a> = (&'a str, &'a str, &'a str, &'a [u8], u16, &'a str);
+
 const SMALL: &str = include_str!("manifests/small.yaml");
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const JSON: &str = "application/json";
@@ -286,7 +289,7 @@ fn bodies(raw: &Raw<'_>) {
 fn requests(raw: &Raw<'_>) {
     let ca = format!("{MAPS}/kube-root-ca.crt");
     let merge = "application/merge-patch+json";
-    let cases: &[(&str, &str, &str, &[u8], u16, &str)] = &[
+    let cases: &[BadRequest] = &[
         ("GET", "/nope", JSON, b"", 404, "could not find the requested resource"),
         ("GET", "/api/v1/nope", JSON, b"", 404, "could not find the requested resource"),
         ("GET", "/api/v1/namespaces/default/pods/x/nope", JSON, b"", 404, "could not find"),

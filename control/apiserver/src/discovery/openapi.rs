@@ -27,7 +27,8 @@ pub(super) struct OpenApi {
 
 impl OpenApi {
     pub(super) fn new(catalog: &Catalog, version: &str) -> Self {
-        let hash = respond::etag(format!("{version} {} described", env!("CARGO_PKG_VERSION")).as_bytes()).replace('"', "");
+        let hash =
+            respond::etag(format!("{version} {} described", env!("CARGO_PKG_VERSION")).as_bytes()).replace('"', "");
         let mut versions = HashMap::new();
         let mut paths = serde_json::Map::new();
         for group in catalog.groups() {

@@ -3,7 +3,8 @@
 use super::Strategy;
 use super::core::{default_pod_spec, validate_template};
 use super::tools::{
-    Problems, default_to, empty, immutable, int, keep, label_selector, made, non_negative, one_of, selects, some, text, within,
+    Problems, default_to, empty, immutable, int, keep, label_selector, made, non_negative, one_of, selects, some, text,
+    within,
 };
 use apimachinery::field::{FieldError, Path};
 use serde_json::{Value, json};
@@ -286,7 +287,12 @@ impl Strategy for StatefulSet {
 }
 
 const MUTABLE_OF_STATEFUL_SETS: [&str; 7] = [
-    "replicas", "ordinals", "template", "updateStrategy", "revisionHistoryLimit", "persistentVolumeClaimRetentionPolicy",
+    "replicas",
+    "ordinals",
+    "template",
+    "updateStrategy",
+    "revisionHistoryLimit",
+    "persistentVolumeClaimRetentionPolicy",
     "minReadySeconds",
 ];
 
@@ -310,8 +316,7 @@ impl Strategy for DaemonSet {
     }
 
     fn prepare_create(&self, set: &mut Value) {
-        set["status"] =
-            json!({ "currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0 });
+        set["status"] = json!({ "currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0 });
     }
 
     fn validate(&self, set: &Value) -> Problems {
@@ -382,7 +387,9 @@ mod tests {
         assert_eq!(deployment(|_| ()), Vec::<String>::new());
         assert_eq!(
             deployment(|spec| spec["template"]["metadata"]["labels"] = json!({ "app": "b" })),
-            ["spec.template.metadata.labels: Invalid value: {\"app\":\"b\"}: `selector` does not match template `labels`"]
+            [
+                "spec.template.metadata.labels: Invalid value: {\"app\":\"b\"}: `selector` does not match template `labels`"
+            ]
         );
         assert_eq!(
             deployment(|spec| spec["strategy"] = json!({ "rollingUpdate": { "maxSurge": 0, "maxUnavailable": 0 } })),

@@ -110,8 +110,12 @@ mod tests {
 
     #[test]
     fn slices() {
-        let slice = json!({ "addressType": "IPv4", "endpoints": [{ "addresses": ["::1"] }], "ports": [{ "protocol": "TCP" }] });
+        let slice =
+            json!({ "addressType": "IPv4", "endpoints": [{ "addresses": ["::1"] }], "ports": [{ "protocol": "TCP" }] });
         let problems = EndpointSlice.validate(&slice);
-        assert_eq!(problems.iter().map(ToString::to_string).collect::<Vec<_>>(), ["endpoints[0].addresses[0]: Invalid value: \"::1\": must be an IPv4 address"]);
+        assert_eq!(
+            problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["endpoints[0].addresses[0]: Invalid value: \"::1\": must be an IPv4 address"]
+        );
     }
 }

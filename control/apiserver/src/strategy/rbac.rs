@@ -134,7 +134,11 @@ impl Binding {
                     problems.push(FieldError::not_supported(&path.child("apiGroup"), group, &[GROUP]));
                 }
             }
-            other => problems.push(FieldError::not_supported(&path.child("kind"), other, &["Group", "ServiceAccount", "User"])),
+            other => problems.push(FieldError::not_supported(
+                &path.child("kind"),
+                other,
+                &["Group", "ServiceAccount", "User"],
+            )),
         }
     }
 }
@@ -166,6 +170,10 @@ mod tests {
         assert_eq!(said(&strategy.validate(&binding)), ["subjects[1].namespace: Required value"]);
         let mut other = binding.clone();
         other["roleRef"]["name"] = "edit".into();
-        assert!(said(&strategy.validate_update(&other, &binding)).iter().any(|line| line.ends_with("cannot change roleRef")));
+        assert!(
+            said(&strategy.validate_update(&other, &binding))
+                .iter()
+                .any(|line| line.ends_with("cannot change roleRef"))
+        );
     }
 }

@@ -29,7 +29,11 @@ pub(super) fn items<'a>(object: &'a Value, key: &str) -> &'a [Value] {
 }
 
 /// The items of a list field with their paths.
-pub(super) fn indexed<'a>(object: &'a Value, key: &'static str, path: &Path) -> impl Iterator<Item = (Path, &'a Value)> {
+pub(super) fn indexed<'a>(
+    object: &'a Value,
+    key: &'static str,
+    path: &Path,
+) -> impl Iterator<Item = (Path, &'a Value)> {
     let path = path.child(key);
     items(object, key).iter().enumerate().map(move |(at, item)| (path.index(at), item))
 }
@@ -149,7 +153,9 @@ pub(super) fn label_selector(path: &Path, selector: &Value, problems: &mut Probl
                 "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
             )),
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-            other => problems.push(FieldError::invalid(&path.child("operator"), other, "not a valid selector operator")),
+            other => {
+                problems.push(FieldError::invalid(&path.child("operator"), other, "not a valid selector operator"))
+            }
         }
         let key = text(expression, "key");
         problems.extend(named(&path.child("key"), key, names::is_qualified_name(key)));

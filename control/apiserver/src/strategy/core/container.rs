@@ -97,7 +97,13 @@ fn common(path: &Path, container: &Value, context: &Context<'_>, problems: &mut 
         true,
         problems,
     );
-    one_of(&path.child("imagePullPolicy"), text(container, "imagePullPolicy"), &["Always", "IfNotPresent", "Never"], true, problems);
+    one_of(
+        &path.child("imagePullPolicy"),
+        text(container, "imagePullPolicy"),
+        &["Always", "IfNotPresent", "Never"],
+        true,
+        problems,
+    );
     ports(path, container, context.host_network, problems);
     env(path, container, problems);
     env_from(path, container, problems);
@@ -211,7 +217,8 @@ fn env_from(path: &Path, container: &Value, problems: &mut Problems) {
         if !prefix.is_empty() {
             problems.extend(named(&path.child("prefix"), prefix, names::is_env_var_name(prefix)));
         }
-        let found: Vec<&str> = ["configMapRef", "secretRef"].into_iter().filter(|name| some(source, name).is_some()).collect();
+        let found: Vec<&str> =
+            ["configMapRef", "secretRef"].into_iter().filter(|name| some(source, name).is_some()).collect();
         for name in &found {
             if empty(&source[*name], "name") {
                 problems.push(FieldError::required(&path.child(*name).child("name"), ""));
@@ -228,8 +235,15 @@ fn env_from(path: &Path, container: &Value, problems: &mut Problems) {
 /// A downward API field: in a volume, or in the environment.
 pub(super) fn field_ref(path: &Path, reference: &Value, in_volume: bool, problems: &mut Problems) {
     const ENV: [&str; 9] = [
-        "metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName", "spec.serviceAccountName", "status.hostIP",
-        "status.hostIPs", "status.podIP", "status.podIPs",
+        "metadata.name",
+        "metadata.namespace",
+        "metadata.uid",
+        "spec.nodeName",
+        "spec.serviceAccountName",
+        "status.hostIP",
+        "status.hostIPs",
+        "status.podIP",
+        "status.podIPs",
     ];
     const VOLUME: [&str; 5] =
         ["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
@@ -265,8 +279,14 @@ fn subscript(field: &str) -> Option<(&str, &str)> {
 
 /// A container's own resources by the downward API.
 pub(super) fn resource_field_ref(path: &Path, reference: &Value, in_volume: bool, problems: &mut Problems) {
-    const FIELDS: [&str; 6] =
-        ["limits.cpu", "limits.ephemeral-storage", "limits.memory", "requests.cpu", "requests.ephemeral-storage", "requests.memory"];
+    const FIELDS: [&str; 6] = [
+        "limits.cpu",
+        "limits.ephemeral-storage",
+        "limits.memory",
+        "requests.cpu",
+        "requests.ephemeral-storage",
+        "requests.memory",
+    ];
     if in_volume && empty(reference, "containerName") {
         problems.push(FieldError::required(&path.child("containerName"), ""));
     }

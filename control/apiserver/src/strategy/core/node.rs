@@ -92,8 +92,12 @@ mod tests {
     #[test]
     fn taints_are_unique_by_key_and_effect() {
         let node = |taints: Value| json!({ "spec": { "taints": taints } });
-        assert!(Node.validate(&node(json!([{"key": "a", "effect": "NoSchedule"}, {"key": "a", "effect": "NoExecute"}]))).is_empty());
-        let twice = node(json!([{"key": "a", "effect": "NoSchedule"}, {"key": "a", "value": "b", "effect": "NoSchedule"}]));
+        assert!(
+            Node.validate(&node(json!([{"key": "a", "effect": "NoSchedule"}, {"key": "a", "effect": "NoExecute"}])))
+                .is_empty()
+        );
+        let twice =
+            node(json!([{"key": "a", "effect": "NoSchedule"}, {"key": "a", "value": "b", "effect": "NoSchedule"}]));
         assert_eq!(Node.validate(&twice).len(), 1);
     }
 

@@ -77,7 +77,8 @@ fn updatable(new: &Value, old: &Value, problems: &mut Problems) {
         return;
     }
     if items(&new["spec"], "initContainers").len() != items(&old["spec"], "initContainers").len() {
-        problems.push(FieldError::forbidden(&path.child("initContainers"), "pod updates may not add or remove containers"));
+        problems
+            .push(FieldError::forbidden(&path.child("initContainers"), "pod updates may not add or remove containers"));
         return;
     }
     deadline(new, old, problems);
@@ -101,7 +102,11 @@ fn deadline(new: &Value, old: &Value, problems: &mut Problems) {
         (Some(old), Some(new)) if new > old => {
             problems.push(FieldError::invalid(&path, new, "must be less than or equal to previous value"));
         }
-        (Some(_), None) => problems.push(FieldError::invalid(&path, Value::Null, "must not update from a positive integer to nil value")),
+        (Some(_), None) => problems.push(FieldError::invalid(
+            &path,
+            Value::Null,
+            "must not update from a positive integer to nil value",
+        )),
         _ => {}
     }
 }
@@ -121,7 +126,11 @@ fn without_mutable(spec: &Value, old: &Value) -> Value {
         keep(&mut spec, old, "affinity");
     }
     for list in ["containers", "initContainers"] {
-        let mut images = items(old, list).iter().map(|container| text(container, "image").to_owned()).collect::<Vec<_>>().into_iter();
+        let mut images = items(old, list)
+            .iter()
+            .map(|container| text(container, "image").to_owned())
+            .collect::<Vec<_>>()
+            .into_iter();
         each_mut(&mut spec, list, |container| {
             if let Some(image) = images.next() {
                 container["image"] = image.into();
@@ -231,7 +240,10 @@ mod tests {
             (json!({}), "BestEffort"),
             (json!({"requests": {"cpu": "1"}}), "Burstable"),
             (json!({"limits": {"cpu": "1", "memory": "1Gi"}}), "Guaranteed"),
-            (json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1Gi"}}), "Guaranteed"),
+            (
+                json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1Gi"}}),
+                "Guaranteed",
+            ),
             (json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "0.5"}}), "Burstable"),
         ];
         for (resources, class) in cases {

@@ -69,7 +69,9 @@ fn pulls_always(image: &str) -> bool {
 }
 
 fn probe(probe: &mut Value) {
-    for (field, value) in [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)] {
+    for (field, value) in
+        [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)]
+    {
         if int(probe, field).is_none_or(|found| found == 0) {
             probe[field] = value.into();
         }

@@ -56,7 +56,13 @@ pub(in crate::strategy) fn spec(path: &Path, spec: &Value, problems: &mut Proble
     affinity::tolerations(path, spec, problems);
     affinity::topology_spread(path, spec, problems);
     gates(path, spec, problems);
-    one_of(&path.child("preemptionPolicy"), text(spec, "preemptionPolicy"), &["Never", "PreemptLowerPriority"], false, problems);
+    one_of(
+        &path.child("preemptionPolicy"),
+        text(spec, "preemptionPolicy"),
+        &["Never", "PreemptLowerPriority"],
+        false,
+        problems,
+    );
     if let Some(os) = some(spec, "os") {
         one_of(&path.child("os").child("name"), text(os, "name"), &["linux", "windows"], true, problems);
     }
@@ -135,7 +141,11 @@ fn dns(path: &Path, spec: &Value, problems: &mut Problems) {
     }
     let searches: Vec<&str> = strings(config, "searches").collect();
     if searches.len() > 32 {
-        problems.push(FieldError::invalid(&path.child("searches"), searches.clone(), "must not have more than 32 search paths"));
+        problems.push(FieldError::invalid(
+            &path.child("searches"),
+            searches.clone(),
+            "must not have more than 32 search paths",
+        ));
     }
     for (at, search) in searches.iter().enumerate().filter(|(_, search)| **search != ".") {
         let name = search.strip_suffix('.').unwrap_or(search);

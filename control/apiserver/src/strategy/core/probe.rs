@@ -1,6 +1,8 @@
 //! Probes and lifecycle handlers.
 
-use crate::strategy::tools::{Problems, empty, indexed, int, named, non_negative, one_of, port_number, port_number_or_name, some, text};
+use crate::strategy::tools::{
+    Problems, empty, indexed, int, named, non_negative, one_of, port_number, port_number_or_name, some, text,
+};
 use apimachinery::field::{FieldError, Path};
 use apimachinery::names;
 use serde_json::Value;
@@ -16,7 +18,11 @@ pub(super) fn probe(path: &Path, probe: &Value, once: bool, problems: &mut Probl
     if let Some(seconds) = int(probe, "terminationGracePeriodSeconds")
         && seconds <= 0
     {
-        problems.push(FieldError::invalid(&path.child("terminationGracePeriodSeconds"), seconds, "must be greater than 0"));
+        problems.push(FieldError::invalid(
+            &path.child("terminationGracePeriodSeconds"),
+            seconds,
+            "must be greater than 0",
+        ));
     }
     if once && int(probe, "successThreshold").is_some_and(|value| value != 1) {
         let value = probe["successThreshold"].clone();
@@ -65,7 +71,8 @@ fn http_get(path: &Path, get: &Value, problems: &mut Problems) {
     one_of(&path.child("scheme"), text(get, "scheme"), &["HTTP", "HTTPS"], true, problems);
     for (path, header) in indexed(get, "httpHeaders", path) {
         let name = text(header, "name");
-        let wrong = name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+        let wrong =
+            name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
         if wrong {
             let message = "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. 'X-Header-Name', regex used for validation is '[-A-Za-z0-9]+')";
             problems.extend(named(&path.child("name"), name, vec![message.to_owned()]));

@@ -34,7 +34,13 @@ pub(super) fn requirements(path: &Path, resources: &Value, problems: &mut Proble
     }
 }
 
-fn within_limit((path, limits): (&Path, &Path), name: &str, request: &Value, limit: Option<&Value>, problems: &mut Problems) {
+fn within_limit(
+    (path, limits): (&Path, &Path),
+    name: &str,
+    request: &Value,
+    limit: Option<&Value>,
+    problems: &mut Problems,
+) {
     let Some(requested) = parse(request) else { return };
     let Some(limit) = limit.and_then(parse) else {
         if !overcommit(name) {
@@ -85,7 +91,8 @@ pub(in crate::strategy) fn quantity(path: &Path, name: &str, value: &Value, prob
     if quantity.is_negative() {
         problems.push(FieldError::invalid(path, quantity.to_string(), "must be greater than or equal to 0"));
     }
-    let whole = name == "pods" || name.starts_with("count/") || (name.contains('/') && !name.contains("kubernetes.io/"));
+    let whole =
+        name == "pods" || name.starts_with("count/") || (name.contains('/') && !name.contains("kubernetes.io/"));
     if whole && quantity.as_milli() % 1000 != 0 {
         problems.push(FieldError::invalid(path, quantity.to_string(), "must be an integer"));
     }

@@ -14,8 +14,20 @@ pub(super) fn pod(path: &Path, context: &Value, problems: &mut Problems) {
     for (path, group) in indexed(context, "supplementalGroups", path) {
         id(&path, group.as_i64(), problems);
     }
-    one_of(&path.child("fsGroupChangePolicy"), text(context, "fsGroupChangePolicy"), &["Always", "OnRootMismatch"], false, problems);
-    one_of(&path.child("supplementalGroupsPolicy"), text(context, "supplementalGroupsPolicy"), &["Merge", "Strict"], false, problems);
+    one_of(
+        &path.child("fsGroupChangePolicy"),
+        text(context, "fsGroupChangePolicy"),
+        &["Always", "OnRootMismatch"],
+        false,
+        problems,
+    );
+    one_of(
+        &path.child("supplementalGroupsPolicy"),
+        text(context, "supplementalGroupsPolicy"),
+        &["Merge", "Strict"],
+        false,
+        problems,
+    );
     let mut seen = Vec::new();
     for (path, sysctl) in indexed(context, "sysctls", path) {
         let name = text(sysctl, "name");
@@ -61,7 +73,8 @@ pub(super) fn container(path: &Path, context: &Value, host_users: bool, problems
     }
     let escalates = flag(context, "allowPrivilegeEscalation");
     if escalates == Some(false) {
-        let adds_admin = some(context, "capabilities").is_some_and(|caps| strings(caps, "add").any(|cap| cap == "CAP_SYS_ADMIN"));
+        let adds_admin =
+            some(context, "capabilities").is_some_and(|caps| strings(caps, "add").any(|cap| cap == "CAP_SYS_ADMIN"));
         if flag(context, "privileged") == Some(true) {
             let detail = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
             problems.push(FieldError::invalid(path, context.clone(), detail));
@@ -78,11 +91,20 @@ fn profiles(path: &Path, context: &Value, problems: &mut Problems) {
     for field in ["seccompProfile", "appArmorProfile"] {
         let Some(profile) = some(context, field) else { continue };
         let path = path.child(field);
-        one_of(&path.child("type"), text(profile, "type"), &["Localhost", "RuntimeDefault", "Unconfined"], true, problems);
+        one_of(
+            &path.child("type"),
+            text(profile, "type"),
+            &["Localhost", "RuntimeDefault", "Unconfined"],
+            true,
+            problems,
+        );
         let local = some(profile, "localhostProfile");
         if text(profile, "type") == "Localhost" {
             match local.and_then(Value::as_str) {
-                None => problems.push(FieldError::required(&path.child("localhostProfile"), "must be set when seccomp type is Localhost")),
+                None => problems.push(FieldError::required(
+                    &path.child("localhostProfile"),
+                    "must be set when seccomp type is Localhost",
+                )),
                 Some(file) if file.starts_with('/') || file.split('/').any(|part| part == "..") => problems.push(
                     FieldError::invalid(&path.child("localhostProfile"), file, "must be a relative path without '..'"),
                 ),

@@ -3,8 +3,8 @@
 use super::pod_spec::ip;
 use crate::strategy::Strategy;
 use crate::strategy::tools::{
-    Problems, default_to, each_mut, empty, flag, indexed, int, items, labels, map, named, one_of, port_number, port_number_or_name,
-    some, strings, text, within,
+    Problems, default_to, each_mut, empty, flag, indexed, int, items, labels, map, named, one_of, port_number,
+    port_number_or_name, some, strings, text, within,
 };
 use apimachinery::field::{FieldError, Path};
 use apimachinery::names;
@@ -65,7 +65,8 @@ impl Strategy for Service {
         let spec = &service["spec"];
         let kind = text(spec, "type");
         one_of(&path.child("type"), kind, &TYPES, true, &mut problems);
-        let headless = strings(spec, "clusterIPs").any(|address| address == "None") || text(spec, "clusterIP") == "None";
+        let headless =
+            strings(spec, "clusterIPs").any(|address| address == "None") || text(spec, "clusterIP") == "None";
         if items(spec, "ports").is_empty() && !headless && kind != "ExternalName" {
             problems.push(FieldError::required(&path.child("ports"), ""));
         }
@@ -86,7 +87,11 @@ impl Strategy for Service {
         let (before, after) = (text(old, "clusterIP"), text(new, "clusterIP"));
         if keeps_address && !before.is_empty() && before != after {
             let addresses = json!([after]);
-            problems.push(FieldError::invalid(&path.child("clusterIPs").index(0), addresses, "may not change once set"));
+            problems.push(FieldError::invalid(
+                &path.child("clusterIPs").index(0),
+                addresses,
+                "may not change once set",
+            ));
         }
         problems
     }
@@ -115,7 +120,12 @@ fn ports(path: &Path, spec: &Value, headless: bool, problems: &mut Problems) {
         // Defaults made it the port itself, which has been checked already.
         if let Some(target) = some(port, "targetPort").filter(|target| target.as_i64() != Some(number)) {
             port_number_or_name(&path.child("targetPort"), target, problems);
-            if headless && target.is_i64() && target.as_i64() != Some(number) && text(spec, "clusterIP") == "None" && empty(spec, "selector") {
+            if headless
+                && target.is_i64()
+                && target.as_i64() != Some(number)
+                && text(spec, "clusterIP") == "None"
+                && empty(spec, "selector")
+            {
                 let detail = "must be equal to the value of 'port' when clusterIP = None";
                 problems.push(FieldError::invalid(&path.child("targetPort"), target.clone(), detail));
             }
@@ -157,14 +167,24 @@ fn addresses(path: &Path, spec: &Value, problems: &mut Problems) {
         let path = path.child("externalIPs").index(at);
         ip(&path, address, problems);
         if address.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified()) {
-            problems.push(FieldError::invalid(&path, address, "may not be in the loopback range (127.0.0.0/8, ::1/128)"));
+            problems.push(FieldError::invalid(
+                &path,
+                address,
+                "may not be in the loopback range (127.0.0.0/8, ::1/128)",
+            ));
         }
     }
     for (at, family) in strings(spec, "ipFamilies").enumerate() {
         one_of(&path.child("ipFamilies").index(at), family, &["IPv4", "IPv6"], true, problems);
     }
     let policy = text(spec, "ipFamilyPolicy");
-    one_of(&path.child("ipFamilyPolicy"), policy, &["PreferDualStack", "RequireDualStack", "SingleStack"], false, problems);
+    one_of(
+        &path.child("ipFamilyPolicy"),
+        policy,
+        &["PreferDualStack", "RequireDualStack", "SingleStack"],
+        false,
+        problems,
+    );
 }
 
 fn by_type(path: &Path, spec: &Value, kind: &str, headless: bool, problems: &mut Problems) {
@@ -224,7 +244,11 @@ fn policies(path: &Path, spec: &Value, kind: &str, problems: &mut Problems) {
         problems.push(FieldError::invalid(&path.child("healthCheckNodePort"), health, detail));
     }
     if flag(spec, "publishNotReadyAddresses").is_none() && some(spec, "publishNotReadyAddresses").is_some() {
-        problems.push(FieldError::type_invalid(&path.child("publishNotReadyAddresses"), Value::Null, "must be a boolean"));
+        problems.push(FieldError::type_invalid(
+            &path.child("publishNotReadyAddresses"),
+            Value::Null,
+            "must be a boolean",
+        ));
     }
 }
 
@@ -241,7 +265,10 @@ mod tests {
         assert!(Service.validate(&service).is_empty());
         let cases = [
             (json!({}), "spec.ports: Required value"),
-            (json!({ "ports": [{ "port": 0 }] }), "spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive"),
+            (
+                json!({ "ports": [{ "port": 0 }] }),
+                "spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
+            ),
             (json!({ "ports": [{ "port": 1 }, { "port": 2, "name": "b" }] }), "spec.ports[0].name: Required value"),
             (
                 json!({ "type": "Cluster", "ports": [{ "port": 1 }] }),

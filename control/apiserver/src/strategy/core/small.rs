@@ -3,7 +3,8 @@
 use super::pod_spec::ip;
 use crate::strategy::Strategy;
 use crate::strategy::tools::{
-    Problems, changed, default_to, each_mut, empty, flag, indexed, int, items, keep, made, map, named, one_of, port_number, some, text,
+    Problems, changed, default_to, each_mut, empty, flag, indexed, int, items, keep, made, map, named, one_of,
+    port_number, some, text,
 };
 use apimachinery::field::{FieldError, Path};
 use apimachinery::{meta, names};
@@ -82,7 +83,9 @@ fn decoded(field: &'static str, data: Option<&Map<String, Value>>, problems: &mu
         problems.extend(named(&path, key, names::is_config_map_key(key)));
         match STANDARD.decode(value.as_str().unwrap_or_default()) {
             Ok(bytes) => size += bytes.len(),
-            Err(error) => problems.push(FieldError::invalid(&path, "<value>", format!("must be valid base64: {error}"))),
+            Err(error) => {
+                problems.push(FieldError::invalid(&path, "<value>", format!("must be valid base64: {error}")))
+            }
         }
     }
     size
@@ -145,7 +148,9 @@ impl Strategy for Secret {
             problems.push(FieldError::required(&Path::new("data").key("username"), ""));
             problems.push(FieldError::required(&Path::new("data").key("password"), ""));
         }
-        if kind == "kubernetes.io/service-account-token" && meta::annotation(secret, "kubernetes.io/service-account.name").is_none() {
+        if kind == "kubernetes.io/service-account-token"
+            && meta::annotation(secret, "kubernetes.io/service-account.name").is_none()
+        {
             let path = Path::new("metadata").child("annotations").key("kubernetes.io/service-account.name");
             problems.push(FieldError::required(&path, ""));
         }
@@ -230,8 +235,14 @@ mod tests {
         Secret.defaults(&mut secret);
         assert_eq!(secret, json!({ "type": "Opaque", "data": { "a": "eA==" } }));
         let said = |secret: Value| Secret.validate(&secret).iter().map(ToString::to_string).collect::<Vec<_>>();
-        assert_eq!(said(json!({ "type": "kubernetes.io/tls", "data": { "tls.crt": "" } })), ["data[tls.key]: Required value"]);
-        assert!(said(json!({ "type": "Opaque", "data": { "a b": "eA==" } }))[0].starts_with("data[a b]: Invalid value: \"a b\": a valid config key"));
+        assert_eq!(
+            said(json!({ "type": "kubernetes.io/tls", "data": { "tls.crt": "" } })),
+            ["data[tls.key]: Required value"]
+        );
+        assert!(
+            said(json!({ "type": "Opaque", "data": { "a b": "eA==" } }))[0]
+                .starts_with("data[a b]: Invalid value: \"a b\": a valid config key")
+        );
         assert_eq!(said(json!({ "type": "Opaque", "data": { "a": "?" } })).len(), 1);
     }
 

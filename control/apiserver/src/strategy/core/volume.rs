@@ -9,10 +9,36 @@ use std::collections::BTreeSet;
 
 /// Every kind of volume that the API knows.
 const SOURCES: [&str; 30] = [
-    "awsElasticBlockStore", "azureDisk", "azureFile", "cephfs", "cinder", "configMap", "csi", "downwardAPI", "emptyDir",
-    "ephemeral", "fc", "flexVolume", "flocker", "gcePersistentDisk", "gitRepo", "glusterfs", "hostPath", "image", "iscsi",
-    "nfs", "persistentVolumeClaim", "photonPersistentDisk", "portworxVolume", "projected", "quobyte", "rbd", "scaleIO",
-    "secret", "storageos", "vsphereVolume",
+    "awsElasticBlockStore",
+    "azureDisk",
+    "azureFile",
+    "cephfs",
+    "cinder",
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "fc",
+    "flexVolume",
+    "flocker",
+    "gcePersistentDisk",
+    "gitRepo",
+    "glusterfs",
+    "hostPath",
+    "image",
+    "iscsi",
+    "nfs",
+    "persistentVolumeClaim",
+    "photonPersistentDisk",
+    "portworxVolume",
+    "projected",
+    "quobyte",
+    "rbd",
+    "scaleIO",
+    "secret",
+    "storageos",
+    "vsphereVolume",
 ];
 
 /// The volumes of a pod; their names.
@@ -159,15 +185,20 @@ fn downward_items(path: &Path, source: &Value, problems: &mut Problems) {
                 "resource",
                 "fieldRef and resourceFieldRef can not be specified simultaneously",
             )),
-            (None, None) => problems.push(FieldError::required(&path, "one of fieldRef and resourceFieldRef is required")),
+            (None, None) => {
+                problems.push(FieldError::required(&path, "one of fieldRef and resourceFieldRef is required"))
+            }
             (Some(field), None) => super::container::field_ref(&path.child("fieldRef"), field, true, problems),
-            (None, Some(field)) => super::container::resource_field_ref(&path.child("resourceFieldRef"), field, true, problems),
+            (None, Some(field)) => {
+                super::container::resource_field_ref(&path.child("resourceFieldRef"), field, true, problems)
+            }
         }
     }
 }
 
 fn projected(path: &Path, source: &Value, problems: &mut Problems) {
-    const KINDS: [&str; 6] = ["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"];
+    const KINDS: [&str; 6] =
+        ["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"];
     mode(&path.child("defaultMode"), int(source, "defaultMode"), problems);
     for (path, each) in indexed(source, "sources", path) {
         let mut found = KINDS.iter().filter(|kind| some(each, kind).is_some());
@@ -176,7 +207,10 @@ fn projected(path: &Path, source: &Value, problems: &mut Problems) {
             continue;
         };
         for second in found {
-            problems.push(FieldError::forbidden(&path.child(*second), "may not specify more than 1 volume type per source"));
+            problems.push(FieldError::forbidden(
+                &path.child(*second),
+                "may not specify more than 1 volume type per source",
+            ));
         }
         let at = path.child(*kind);
         let inner = &each[*kind];
@@ -244,7 +278,11 @@ fn sub_paths(path: &Path, mount: &Value, problems: &mut Problems) {
     }
     if !empty(mount, "subPath") && !empty(mount, "subPathExpr") {
         let value = text(mount, "subPathExpr");
-        problems.push(FieldError::invalid(&path.child("subPathExpr"), value, "subPathExpr and subPath are mutually exclusive"));
+        problems.push(FieldError::invalid(
+            &path.child("subPathExpr"),
+            value,
+            "subPathExpr and subPath are mutually exclusive",
+        ));
     }
 }
 
@@ -254,6 +292,9 @@ fn propagation(path: &Path, mount: &Value, container: &Value, problems: &mut Pro
     one_of(&at, mode, &["Bidirectional", "HostToContainer", "None"], false, problems);
     let privileged = container.pointer("/securityContext/privileged").and_then(Value::as_bool).unwrap_or(false);
     if mode == "Bidirectional" && !privileged {
-        problems.push(FieldError::forbidden(&at, "Bidirectional mount propagation is available only to privileged containers"));
+        problems.push(FieldError::forbidden(
+            &at,
+            "Bidirectional mount propagation is available only to privileged containers",
+        ));
     }
 }
