@@ -289,7 +289,7 @@ fn bodies(raw: &Raw<'_>) {
 fn requests(raw: &Raw<'_>) {
     let ca = format!("{MAPS}/kube-root-ca.crt");
     let merge = "application/merge-patch+json";
-    let cases: &[BadRequest] = &[
+    let cases: &[BadRequest<'_>] = &[
         ("GET", "/nope", JSON, b"", 404, "could not find the requested resource"),
         ("GET", "/api/v1/nope", JSON, b"", 404, "could not find the requested resource"),
         ("GET", "/api/v1/namespaces/default/pods/x/nope", JSON, b"", 404, "could not find"),
