@@ -33,9 +33,10 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
 /// # Errors
 /// It cannot be run or fails.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
-    let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
+    let words = words(command);
+    let status = command.status().with_context(|| format!("cannot run `{words}`"))?;
     if !status.success() {
-        bail!("{command:?} ended with {status}");
+        bail!("`{words}` ended with {status}");
     }
     Ok(())
 }
@@ -45,11 +46,19 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
 /// # Errors
 /// It cannot be run or fails.
 pub(crate) fn output(command: &mut Command) -> anyhow::Result<String> {
-    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
+    let words = words(command);
+    let output = command.output().with_context(|| format!("cannot run `{words}`"))?;
     if !output.status.success() {
-        bail!("{command:?} ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+        bail!("`{words}` ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8(output.stdout)?)
+}
+
+/// The command as one would type it, without what was set around it.
+fn words(command: &Command) -> String {
+    let words: Vec<_> =
+        std::iter::once(command.get_program()).chain(command.get_args()).map(|word| word.to_string_lossy()).collect();
+    words.join(" ")
 }
 
 /// A program on the path or in the system's directories.
