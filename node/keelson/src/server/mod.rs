@@ -109,7 +109,7 @@ pub(crate) fn install_crypto_provider() -> anyhow::Result<()> {
 }
 
 fn make_directories(data_dir: &Path) -> anyhow::Result<()> {
-    for (below, mode) in [("", 0o700), ("run", 0o700), ("db", 0o700), ("images", 0o755), ("manifests", 0o755)] {
+    for (below, mode) in [("", 0o700), ("run", 0o700), ("db", 0o700), ("images", 0o755)] {
         let path = data_dir.join(below);
         std::fs::DirBuilder::new()
             .recursive(true)
