@@ -154,7 +154,7 @@ pub(super) fn label_selector(path: &Path, selector: &Value, problems: &mut Probl
             )),
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
             other => {
-                problems.push(FieldError::invalid(&path.child("operator"), other, "not a valid selector operator"))
+                problems.push(FieldError::invalid(&path.child("operator"), other, "not a valid selector operator"));
             }
         }
         let key = text(expression, "key");

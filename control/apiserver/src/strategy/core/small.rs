@@ -84,7 +84,7 @@ fn decoded(field: &'static str, data: Option<&Map<String, Value>>, problems: &mu
         match STANDARD.decode(value.as_str().unwrap_or_default()) {
             Ok(bytes) => size += bytes.len(),
             Err(error) => {
-                problems.push(FieldError::invalid(&path, "<value>", format!("must be valid base64: {error}")))
+                problems.push(FieldError::invalid(&path, "<value>", format!("must be valid base64: {error}")));
             }
         }
     }

@@ -186,11 +186,11 @@ fn downward_items(path: &Path, source: &Value, problems: &mut Problems) {
                 "fieldRef and resourceFieldRef can not be specified simultaneously",
             )),
             (None, None) => {
-                problems.push(FieldError::required(&path, "one of fieldRef and resourceFieldRef is required"))
+                problems.push(FieldError::required(&path, "one of fieldRef and resourceFieldRef is required"));
             }
             (Some(field), None) => super::container::field_ref(&path.child("fieldRef"), field, true, problems),
             (None, Some(field)) => {
-                super::container::resource_field_ref(&path.child("resourceFieldRef"), field, true, problems)
+                super::container::resource_field_ref(&path.child("resourceFieldRef"), field, true, problems);
             }
         }
     }
