@@ -365,17 +365,25 @@ impl Worker {
         if let Some(run) = self.state.current(name).filter(|run| run.id == id) {
             let sandbox = run.sandbox.clone();
             match self.context.runtime.container_status(id).await {
-                Ok(status) => self.saw(name, Run::new(status, &sandbox)),
-                Err(error) if error.is_not_found() => {
-                    if let Some(current) = self.state.records.get_mut(name).and_then(|r| r.current.as_mut()) {
-                        current.phase = Phase::Exited;
-                        current.exit_code = 137;
-                        current.reason = "ContainerStatusUnknown".into();
-                        current.message = "The container could not be located when the pod was terminated".into();
-                    }
-                }
+                Ok(status) => match Run::new(status, &sandbox) {
+                    // Made but never started, because the pod went meanwhile: the runtime has nothing to stop, and
+                    // leaves it so for ever.
+                    run if run.phase == Phase::Created => self.lost(name),
+                    run => self.saw(name, run),
+                },
+                Err(error) if error.is_not_found() => self.lost(name),
                 Err(_) => self.observed = false,
             }
+        }
+    }
+
+    /// A run whose end nobody will tell.
+    fn lost(&mut self, name: &str) {
+        if let Some(current) = self.state.records.get_mut(name).and_then(|r| r.current.as_mut()) {
+            current.phase = Phase::Exited;
+            current.exit_code = 137;
+            current.reason = "ContainerStatusUnknown".into();
+            current.message = "The container could not be located when the pod was terminated".into();
         }
     }
 

@@ -151,10 +151,14 @@ impl PodRuntime for Fake {
     }
 
     async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), CriError> {
-        let stubborn = self.with(|inner| {
+        let (stubborn, made) = self.with(|inner| {
             inner.calls.push(format!("stop {id} {}", grace.as_secs()));
-            inner.stubborn
+            (inner.stubborn, inner.containers[id].1.state() == CriState::ContainerCreated)
         });
+        // containerd has nothing to stop then, says so with OK, and leaves the container as it is.
+        if made {
+            return Ok(());
+        }
         if stubborn {
             tokio::time::sleep(grace).await;
         }
@@ -390,6 +394,22 @@ async fn deletion_stops_cleans_up_and_only_then_removes_the_object() {
     assert_eq!(status.phase.as_deref(), Some("Succeeded"));
     let ended = status.container_statuses.unwrap()[0].state.clone().unwrap().terminated;
     assert_eq!(ended.unwrap().exit_code, 0);
+}
+
+#[tokio::test]
+async fn a_container_that_was_made_but_never_started_does_not_hold_the_pod() {
+    let mut scene = Scene::start(PodSpec { containers: vec![container("a")], ..PodSpec::default() });
+    scene.running("a-0").await;
+    // What a kubelet leaves that ends, or whose pod is deleted, between create and start.
+    scene.runtime.with(|inner| {
+        let (_, status) = inner.containers.get_mut("a-0").unwrap();
+        status.state = CriState::ContainerCreated.into();
+    });
+    scene.handle = spawn(&scene.context, Arc::new(scene.pod.clone()), None);
+    scene.delete(30).await;
+    scene.removed().await;
+    let stops = scene.runtime.calls().iter().filter(|call| call.starts_with("stop a-0")).count();
+    assert_eq!(stops, 1, "{:?}", scene.runtime.calls());
 }
 
 #[tokio::test]
