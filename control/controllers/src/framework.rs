@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
+use informer::kinds::service_of;
 use informer::queue::{self, Action, Key, Queue};
 use informer::recorder::Recorder;
 use informer::rest::{Path, Rest};
@@ -127,7 +128,7 @@ impl Informers {
                 .index(NAMESPACE, |service| vec![service.metadata.namespace.clone()])
                 .start(tasks, shutdown.clone()),
             endpoint_slices: of::<EndpointSlice>(client)
-                .index(SERVICE, |slice| slice.service_key().map(|key| key.to_string()).into_iter().collect())
+                .index(SERVICE, |slice| service_of(slice).map(|key| key.to_string()).into_iter().collect())
                 .start(tasks, shutdown.clone()),
             endpoints: of(client).start(tasks, shutdown.clone()),
             deployments: of(client).start(tasks, shutdown.clone()),

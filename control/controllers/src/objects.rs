@@ -2,30 +2,16 @@
 
 use std::collections::BTreeMap;
 
+pub(crate) use informer::kinds::{Condition, Node, Service, ServicePort, Taint, Toleration};
 use informer::meta::null_is_default;
-use informer::{Meta, ObjectKey, Projection};
+use informer::{Meta, projection};
 use serde::Deserialize;
 use serde_json::Value;
 
-macro_rules! projection {
-    ($name:ident, $group:literal, $version:literal, $resource:literal) => {
-        impl Projection for $name {
-            const GROUP: &'static str = $group;
-            const VERSION: &'static str = $version;
-            const RESOURCE: &'static str = $resource;
-            fn meta(&self) -> &Meta {
-                &self.metadata
-            }
-        }
-    };
-}
-
 projection!(Pod, "", "v1", "pods");
-projection!(Node, "", "v1", "nodes");
 projection!(Namespace, "", "v1", "namespaces");
 projection!(ServiceAccount, "", "v1", "serviceaccounts");
 projection!(ConfigMap, "", "v1", "configmaps");
-projection!(Service, "", "v1", "services");
 projection!(Endpoints, "", "v1", "endpoints");
 projection!(EndpointSlice, "discovery.k8s.io", "v1", "endpointslices");
 projection!(Deployment, "apps", "v1", "deployments");
@@ -74,16 +60,6 @@ pub(crate) struct ContainerPort {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-pub(crate) struct Toleration {
-    pub(crate) key: String,
-    pub(crate) operator: String,
-    pub(crate) value: String,
-    pub(crate) effect: String,
-    pub(crate) toleration_seconds: Option<i64>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
 pub(crate) struct PodStatus {
     pub(crate) phase: String,
     #[serde(deserialize_with = "null_is_default")]
@@ -106,55 +82,6 @@ pub(crate) struct PodIp {
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct ContainerStatus {
     pub(crate) restart_count: i64,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct Condition {
-    pub(crate) r#type: String,
-    pub(crate) status: String,
-    pub(crate) reason: String,
-    pub(crate) message: String,
-    pub(crate) last_transition_time: Option<String>,
-    pub(crate) last_update_time: Option<String>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Node {
-    pub(crate) metadata: Meta,
-    pub(crate) spec: NodeSpec,
-    pub(crate) status: NodeStatus,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct NodeSpec {
-    pub(crate) unschedulable: bool,
-    #[serde(rename = "podCIDR")]
-    pub(crate) pod_cidr: String,
-    #[serde(rename = "podCIDRs", deserialize_with = "null_is_default")]
-    pub(crate) pod_cidrs: Vec<String>,
-    #[serde(deserialize_with = "null_is_default")]
-    pub(crate) taints: Vec<Taint>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct Taint {
-    pub(crate) key: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub(crate) value: String,
-    pub(crate) effect: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) time_added: Option<String>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct NodeStatus {
-    #[serde(deserialize_with = "null_is_default")]
-    pub(crate) conditions: Vec<Condition>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -182,39 +109,6 @@ pub(crate) struct ConfigMap {
     pub(crate) metadata: Meta,
     #[serde(deserialize_with = "null_is_default")]
     pub(crate) data: BTreeMap<String, String>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct Service {
-    pub(crate) metadata: Meta,
-    pub(crate) spec: ServiceSpec,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct ServiceSpec {
-    pub(crate) r#type: String,
-    #[serde(deserialize_with = "null_is_default")]
-    pub(crate) selector: BTreeMap<String, String>,
-    #[serde(deserialize_with = "null_is_default")]
-    pub(crate) ports: Vec<ServicePort>,
-    #[serde(rename = "clusterIP")]
-    pub(crate) cluster_ip: String,
-    #[serde(deserialize_with = "null_is_default")]
-    pub(crate) ip_families: Vec<String>,
-    pub(crate) publish_not_ready_addresses: bool,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(crate) struct ServicePort {
-    pub(crate) name: String,
-    pub(crate) protocol: String,
-    pub(crate) port: u16,
-    /// A number or a name; null for the same as `port`.
-    pub(crate) target_port: Value,
-    pub(crate) app_protocol: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -378,25 +272,5 @@ impl Pod {
         let one = self.status.pod_ips.is_empty() && !self.status.pod_ip.is_empty();
         let all = self.status.pod_ips.iter().map(|ip| ip.ip.as_str()).filter(|ip| !ip.is_empty());
         one.then_some(self.status.pod_ip.as_str()).into_iter().chain(all)
-    }
-}
-
-impl Node {
-    pub(crate) fn condition(&self, kind: &str) -> Option<&Condition> {
-        self.status.conditions.iter().find(|condition| condition.r#type == kind)
-    }
-}
-
-impl EndpointSlice {
-    /// The Service it belongs to.
-    pub(crate) fn service_key(&self) -> Option<ObjectKey> {
-        let service = self.metadata.label("kubernetes.io/service-name").filter(|name| !name.is_empty())?;
-        Some(ObjectKey::new(self.metadata.namespace.clone(), service))
-    }
-}
-
-impl Taint {
-    pub(crate) fn new(key: &str, effect: &str, time_added: Option<String>) -> Self {
-        Self { key: key.into(), value: String::new(), effect: effect.into(), time_added }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use apiserver::ApiServer;
 use controllers::ControllersConfig;
 use informer::rest::{DeleteOptions, Path, Propagation, Rest};
-use informer::{Event, Informer, Meta, Projection};
+use informer::{Event, Informer, Meta, projection};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use store::MemoryStore;
@@ -28,14 +28,7 @@ struct Pod {
     status: Value,
 }
 
-impl Projection for Pod {
-    const GROUP: &'static str = "";
-    const VERSION: &'static str = "v1";
-    const RESOURCE: &'static str = "pods";
-    fn meta(&self) -> &Meta {
-        &self.metadata
-    }
-}
+projection!(Pod, "", "v1", "pods");
 
 struct Cluster {
     rest: Rest,

@@ -175,6 +175,7 @@ impl<T: Projection> Index<T> {
 mod tests {
     use super::*;
     use crate::meta::Meta;
+    use crate::projection;
     use serde::Deserialize;
 
     #[derive(Debug, Deserialize)]
@@ -184,14 +185,7 @@ mod tests {
         node: String,
     }
 
-    impl Projection for Thing {
-        const GROUP: &'static str = "";
-        const VERSION: &'static str = "v1";
-        const RESOURCE: &'static str = "things";
-        fn meta(&self) -> &Meta {
-            &self.metadata
-        }
-    }
+    projection!(Thing, "", "v1", "things");
 
     fn thing(name: &str, uid: &str, revision: &str, node: &str) -> Thing {
         let metadata = Meta {

@@ -34,6 +34,22 @@ pub trait Projection: DeserializeOwned + Send + Sync + 'static {
     }
 }
 
+/// Makes a struct with a field `metadata` the projection of a resource: `projection!(Pod, "", "v1", "pods");`.
+#[macro_export]
+macro_rules! projection {
+    ($kind:ty, $group:literal, $version:literal, $resource:literal) => {
+        impl $crate::Projection for $kind {
+            const GROUP: &'static str = $group;
+            const VERSION: &'static str = $version;
+            const RESOURCE: &'static str = $resource;
+
+            fn meta(&self) -> &$crate::Meta {
+                &self.metadata
+            }
+        }
+    };
+}
+
 /// `metadata` without managedFields.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::StreamBody;
-use informer::{Event, Informer, Meta, ObjectKey, Projection};
+use informer::{Event, Informer, Meta, ObjectKey, projection};
 use kube::client::Body;
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -31,14 +31,7 @@ struct Spec {
     size: u32,
 }
 
-impl Projection for Thing {
-    const GROUP: &'static str = "example.com";
-    const VERSION: &'static str = "v1";
-    const RESOURCE: &'static str = "things";
-    fn meta(&self) -> &Meta {
-        &self.metadata
-    }
-}
+projection!(Thing, "example.com", "v1", "things");
 
 /// One expected request and its answer.
 struct Step {

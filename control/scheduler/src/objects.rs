@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+pub use informer::kinds::{Condition, Taint, Toleration};
 use informer::meta::null_is_default;
-use informer::{Meta, Projection};
+use informer::{Meta, projection};
 use serde::Deserialize;
 
 use crate::resources::{Ask, Resources, pod_requests};
@@ -62,20 +63,6 @@ pub struct PodStatus {
     /// Conditions.
     #[serde(deserialize_with = "null_is_default")]
     pub conditions: Vec<Condition>,
-}
-
-/// A condition of a pod.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct Condition {
-    /// Which.
-    pub r#type: String,
-    /// `True`, `False` or `Unknown`.
-    pub status: String,
-    /// Why, for machines.
-    pub reason: String,
-    /// Why, for people.
-    pub message: String,
 }
 
 /// Something with a name.
@@ -186,32 +173,6 @@ pub struct NodeRequirement {
     pub values: Vec<String>,
 }
 
-/// A taint that a pod bears.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct Toleration {
-    /// Empty for any, with `Exists`.
-    pub key: String,
-    /// `Equal` (also if empty), `Exists`, `Lt`, `Gt`.
-    pub operator: String,
-    /// Value.
-    pub value: String,
-    /// Empty for all.
-    pub effect: String,
-}
-
-/// What keeps pods off a node.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct Taint {
-    /// Key.
-    pub key: String,
-    /// Value.
-    pub value: String,
-    /// `NoSchedule`, `PreferNoSchedule` or `NoExecute`.
-    pub effect: String,
-}
-
 /// A node.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
@@ -257,23 +218,9 @@ pub struct Image {
     pub size_bytes: i64,
 }
 
-impl Projection for Pod {
-    const GROUP: &'static str = "";
-    const VERSION: &'static str = "v1";
-    const RESOURCE: &'static str = "pods";
-    fn meta(&self) -> &Meta {
-        &self.metadata
-    }
-}
+projection!(Pod, "", "v1", "pods");
 
-impl Projection for Node {
-    const GROUP: &'static str = "";
-    const VERSION: &'static str = "v1";
-    const RESOURCE: &'static str = "nodes";
-    fn meta(&self) -> &Meta {
-        &self.metadata
-    }
-}
+projection!(Node, "", "v1", "nodes");
 
 impl Pod {
     /// What the pod asks of a node, a place for itself included.
@@ -300,22 +247,5 @@ impl Pod {
     /// A condition.
     pub fn condition(&self, kind: &str) -> Option<&Condition> {
         self.status.conditions.iter().find(|condition| condition.r#type == kind)
-    }
-}
-
-impl Toleration {
-    /// Whether a pod with this toleration bears `taint`.
-    pub fn tolerates(&self, taint: &Taint) -> bool {
-        let concerned =
-            (self.effect.is_empty() || self.effect == taint.effect) && (self.key.is_empty() || self.key == taint.key);
-        let numbers = || Some((self.value.parse::<i64>().ok()?, taint.value.parse::<i64>().ok()?));
-        concerned
-            && match self.operator.as_str() {
-                "" | "Equal" => self.value == taint.value,
-                "Exists" => true,
-                "Lt" => numbers().is_some_and(|(bound, value)| value < bound),
-                "Gt" => numbers().is_some_and(|(bound, value)| value > bound),
-                _ => false,
-            }
     }
 }

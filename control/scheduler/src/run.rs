@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::cache::{Cache, PodInfo};
 use crate::cycle;
 use crate::framework::{ClusterEvent, CycleState, FitError, Plugin};
-use crate::objects::{Condition, Node, Pod};
+use crate::objects::{Node, Pod};
 use crate::plugins;
 use crate::queue::Queue;
 
@@ -281,21 +281,15 @@ async fn write_condition(rest: &Rest, pod: &Pod, reason: &str, message: &str) {
 
 /// None if the pod says so already.
 fn condition_patch(pod: &Pod, reason: &str, message: &str) -> Option<Value> {
-    let want = Condition {
-        r#type: "PodScheduled".into(),
-        status: "False".into(),
-        reason: reason.into(),
-        message: message.into(),
-    };
-    let known = pod.condition(&want.r#type);
-    if known == Some(&want) {
+    let known = pod.condition("PodScheduled");
+    if known.is_some_and(|known| (&*known.status, &*known.reason, &*known.message) == ("False", reason, message)) {
         return None;
     }
-    let mut condition = json!({ "type": want.r#type, "status": want.status, "reason": reason, "message": message });
+    let mut condition = json!({ "type": "PodScheduled", "status": "False", "reason": reason, "message": message });
     if pod.metadata.generation > 0 {
         condition["observedGeneration"] = Value::from(pod.metadata.generation);
     }
-    if known.is_none_or(|known| known.status != want.status) {
+    if known.is_none_or(|known| known.status != "False") {
         condition["lastTransitionTime"] = Value::from(now_rfc3339());
     }
     Some(json!({ "metadata": { "uid": pod.metadata.uid }, "status": { "conditions": [condition] } }))
@@ -319,6 +313,7 @@ fn matters(old: &Node, new: &Node) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::objects::Condition;
 
     #[test]
     fn conditions_are_written_once() {
@@ -331,6 +326,7 @@ mod tests {
             status: "False".into(),
             reason: "Unschedulable".into(),
             message: "m".into(),
+            ..Condition::default()
         }];
         assert_eq!(condition_patch(&pod, "Unschedulable", "m"), None);
         let patch = condition_patch(&pod, "Unschedulable", "other").unwrap();

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use informer::Informer;
+use informer::kinds::Service;
 use informer::recorder::{EventType, ObjectRef, Recorder};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
@@ -14,7 +15,6 @@ use tokio_util::task::TaskTracker;
 use crate::cgroup::Cgroups;
 use crate::container::Settings;
 use crate::downward::NodeCapacity;
-use crate::env::ServiceView;
 use crate::objects::Objects;
 use crate::pod::{self, PodId};
 use crate::runtime::PodRuntime;
@@ -52,7 +52,7 @@ pub(crate) struct Context {
     pub(crate) events: Arc<dyn EventSink>,
     pub(crate) client: Option<kube::Client>,
     pub(crate) objects: Option<Arc<Objects>>,
-    pub(crate) services: Option<Informer<ServiceView>>,
+    pub(crate) services: Option<Informer<Service>>,
     pub(crate) cgroups: Option<Cgroups>,
     pub(crate) settings: Settings,
     pub(crate) host_ip: String,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
-use informer::{Informer, Meta, ObjectKey, Projection};
+use informer::{Informer, Meta, ObjectKey, Projection, projection};
 use serde::Deserialize;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -30,25 +30,9 @@ pub(crate) struct Secret {
     data: BTreeMap<String, String>,
 }
 
-impl Projection for ConfigMap {
-    const GROUP: &'static str = "";
-    const VERSION: &'static str = "v1";
-    const RESOURCE: &'static str = "configmaps";
+projection!(ConfigMap, "", "v1", "configmaps");
 
-    fn meta(&self) -> &Meta {
-        &self.metadata
-    }
-}
-
-impl Projection for Secret {
-    const GROUP: &'static str = "";
-    const VERSION: &'static str = "v1";
-    const RESOURCE: &'static str = "secrets";
-
-    fn meta(&self) -> &Meta {
-        &self.metadata
-    }
-}
+projection!(Secret, "", "v1", "secrets");
 
 /// The keys and bytes of a ConfigMap or Secret.
 pub(crate) type Data = BTreeMap<String, Vec<u8>>;

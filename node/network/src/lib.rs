@@ -13,7 +13,7 @@ mod ipam;
 mod links;
 mod masquerade;
 mod netns;
-mod objects;
+mod nodes;
 mod routes;
 
 #[cfg(test)]
@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use informer::kinds::Node;
 use informer::{Informer, ObjectKey};
 use rtnetlink::Handle;
 use tokio_util::sync::CancellationToken;
@@ -31,7 +32,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::cidr::{Cidr, CidrError};
 use crate::ipam::Ipam;
-use crate::objects::Node;
 
 /// What the pod network must know of its node and cluster.
 #[derive(Clone, Debug)]
@@ -142,7 +142,7 @@ impl Network {
     /// Works in the network namespace of the calling process.
     pub async fn start(
         config: NetworkConfig,
-        client: kube::Client,
+        nodes: Informer<Node>,
         tasks: &TaskTracker,
         shutdown: CancellationToken,
     ) -> Result<Self, NetworkError> {
@@ -158,7 +158,6 @@ impl Network {
         tracing::info!(?mtu, node_ip = %config.node_ip, "pods' links");
         let server = cni::Server::new(handle.clone(), ipam, config.node_ip, mtu).await?;
         server.serve(&socket, tasks, shutdown.clone())?;
-        let nodes = Informer::<Node>::builder(client).start(tasks, shutdown.clone());
         let node_name = config.node_name.clone();
         let keeper = Keeper { config, cluster, handle, server, nodes: nodes.clone(), applied: None };
         tasks.spawn(async move {
@@ -171,7 +170,7 @@ impl Network {
     pub async fn ready(&self) {
         let mut changed = self.nodes.changed();
         let own = ObjectKey::cluster(self.node_name.clone());
-        while self.nodes.get(&own).and_then(|node| node.range()).is_none() {
+        while self.nodes.get(&own).and_then(|node| nodes::range(&node)).is_none() {
             if changed.changed().await.is_err() {
                 return;
             }
@@ -246,11 +245,11 @@ impl Keeper {
     }
 
     async fn apply(&mut self) -> Result<(), NetworkError> {
-        let nodes = self.nodes.list();
+        let all = self.nodes.list();
         let own = self.nodes.get(&ObjectKey::cluster(self.config.node_name.clone()));
-        let Some(range) = own.as_ref().and_then(|node| node.range()) else { return Ok(()) };
-        let routes = routes::wanted(&nodes, &self.config.node_name);
-        let addresses = nodes.iter().flat_map(|node| node.addresses()).chain([self.config.node_ip]);
+        let Some(range) = own.as_deref().and_then(nodes::range) else { return Ok(()) };
+        let routes = routes::wanted(&all, &self.config.node_name);
+        let addresses = all.iter().flat_map(|node| nodes::addresses(node)).chain([self.config.node_ip]);
         let rules = masquerade::script(&range, &self.cluster, &masquerade::ipv4(addresses));
         if self.applied.as_ref() == Some(&(routes.clone(), rules.clone())) {
             return Ok(());

@@ -5,12 +5,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use futures::TryStreamExt as _;
+use informer::kinds::Node;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType};
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use crate::NetworkError;
 use crate::cidr::Cidr;
-use crate::objects::Node;
+use crate::nodes::{addresses, range};
 
 /// Marks these routes as ours.
 const NODE_ROUTES: RouteProtocol = RouteProtocol::Other(107);
@@ -22,14 +23,14 @@ pub(crate) type Routes = BTreeMap<Cidr, Option<Ipv4Addr>>;
 pub(crate) fn wanted(nodes: &[Arc<Node>], own: &str) -> Routes {
     let mut routes = Routes::new();
     for node in nodes {
-        let Some(range) = node.range().filter(|range| range.address().is_ipv4()) else { continue };
+        let Some(range) = range(node).filter(|range| range.address().is_ipv4()) else { continue };
         if node.metadata.name == own {
             // More precise routes lead to the pods there are. Without this one, packets to the others would take the
             // default route, and come back.
             routes.insert(range, None);
             continue;
         }
-        let gateway = node.addresses().find_map(|address| if let IpAddr::V4(v4) = address { Some(v4) } else { None });
+        let gateway = addresses(node).find_map(|address| if let IpAddr::V4(v4) = address { Some(v4) } else { None });
         if let Some(gateway) = gateway {
             routes.insert(range, Some(gateway));
         }

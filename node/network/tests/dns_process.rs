@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use informer::kinds::Traffic;
 use network::dns::{DnsConfig, Supervisor, SupervisorConfig, run};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -128,7 +129,8 @@ struct Running {
 
 async fn start(config: &SupervisorConfig) -> Running {
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
-    Supervisor::start(config.clone(), client(), &tasks, shutdown.clone()).await.expect("a supervisor");
+    let traffic = Traffic::start(&client(), &tasks, &shutdown);
+    Supervisor::start(config.clone(), client(), traffic, &tasks, shutdown.clone()).await.expect("a supervisor");
     Running { tasks, shutdown }
 }
 

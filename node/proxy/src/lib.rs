@@ -11,7 +11,6 @@ pub mod datapath;
 pub mod dump;
 mod extents;
 mod kernel;
-pub mod objects;
 mod reconcile;
 pub mod state;
 mod sys;
@@ -25,14 +24,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use informer::{Event, Informer, ObjectKey};
+use informer::kinds::{Node, Traffic, service_of};
+use informer::{Event, ObjectKey};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::datapath::{DatapathError, Programs};
 use crate::kernel::Maps;
-use crate::objects::{Node, Service, Slice};
 use crate::reconcile::{ReconcileError, Reconciler};
 
 /// What the proxy must know of its node.
@@ -73,7 +72,7 @@ impl Proxy {
     /// earlier process left go on with its entries until the first reconciliation is done.
     pub async fn start(
         config: ProxyConfig,
-        client: kube::Client,
+        traffic: Traffic,
         tasks: &TaskTracker,
         shutdown: CancellationToken,
     ) -> Result<Self, ProxyError> {
@@ -83,17 +82,10 @@ impl Proxy {
             Ok::<_, ProxyError>((programs, Reconciler::new(maps)?))
         })
         .await?;
-        let services = Informer::<Service>::builder(client.clone()).start(tasks, shutdown.clone());
-        let slices = Informer::<Slice>::builder(client.clone())
-            .index(state::SERVICE_NAME, |slice: &Slice| {
-                state::service_of(slice).map(|key| key.to_string()).into_iter().collect()
-            })
-            .start(tasks, shutdown.clone());
-        let nodes = Informer::<Node>::builder(client).start(tasks, shutdown.clone());
         let changes = Arc::new(Changes::default());
         let (report, synced) = watch::channel(false);
-        subscribe(&changes, &services, &slices, &nodes);
-        let worker = Worker { config, services, slices, nodes, changes, reconciler: Some(reconciler), report };
+        subscribe(&changes, &traffic);
+        let worker = Worker { config, traffic, changes, reconciler: Some(reconciler), report };
         tasks.spawn(async move {
             shutdown.run_until_cancelled(worker.run(programs)).await;
         });
@@ -137,31 +129,29 @@ impl Changes {
     }
 }
 
-fn subscribe(changes: &Arc<Changes>, services: &Informer<Service>, slices: &Informer<Slice>, nodes: &Informer<Node>) {
+fn subscribe(changes: &Arc<Changes>, traffic: &Traffic) {
     let target = changes.clone();
-    services.on_event(move |event| {
+    traffic.services.on_event(move |event| {
         let (Event::Upsert { new: object, .. } | Event::Delete(object)) = event;
         target.add(|pending| pending.services.extend([object.metadata.key()]));
     });
     let target = changes.clone();
-    slices.on_event(move |event| {
+    traffic.slices.on_event(move |event| {
         let keys: Vec<_> = match event {
             Event::Upsert { old, new } => {
-                old.iter().chain([new]).filter_map(|slice| state::service_of(slice)).collect()
+                old.iter().chain([new]).filter_map(|slice| service_of(slice.as_ref())).collect()
             }
-            Event::Delete(slice) => state::service_of(slice).into_iter().collect(),
+            Event::Delete(slice) => service_of(slice.as_ref()).into_iter().collect(),
         };
         target.add(|pending| pending.services.extend(keys));
     });
     let target = changes.clone();
-    nodes.on_event(move |_| target.add(|pending| pending.nodes = true));
+    traffic.nodes.on_event(move |_| target.add(|pending| pending.nodes = true));
 }
 
 struct Worker {
     config: ProxyConfig,
-    services: Informer<Service>,
-    slices: Informer<Slice>,
-    nodes: Informer<Node>,
+    traffic: Traffic,
     changes: Arc<Changes>,
     /// Taken while it works on a blocking thread.
     reconciler: Option<Reconciler<Maps>>,
@@ -170,13 +160,13 @@ struct Worker {
 
 impl Worker {
     async fn run(mut self, programs: Programs) {
-        tokio::join!(self.services.synced(), self.slices.synced(), self.nodes.synced());
+        tokio::join!(self.traffic.services.synced(), self.traffic.slices.synced(), self.traffic.nodes.synced());
         let mut programs = Some(programs);
         loop {
             let mut pending = self.changes.take();
             if programs.is_some() {
                 pending.nodes = true;
-                pending.services.extend(self.services.list().iter().map(|service| service.metadata.key()));
+                pending.services.extend(self.traffic.services.list().iter().map(|service| service.metadata.key()));
             }
             let failed = self.pass(pending, &mut programs).await;
             if programs.is_none() {
@@ -227,13 +217,13 @@ impl Worker {
     }
 
     fn desired(&self, key: &ObjectKey) -> state::Desired {
-        let slices = self.slices.by_index(state::SERVICE_NAME, &key.to_string());
-        let service = self.services.get(key);
+        let slices = self.traffic.slices_of(key);
+        let service = self.traffic.services.get(key);
         service.map(|service| state::desired(&service, &slices, &self.config.node_name)).unwrap_or_default()
     }
 
     fn node_addresses(&self) -> BTreeMap<IpAddr, u32> {
-        node_addresses(&self.config, &self.nodes.list())
+        node_addresses(&self.config, &self.traffic.nodes.list())
     }
 }
 
@@ -281,7 +271,7 @@ fn node_addresses(config: &ProxyConfig, nodes: &[Arc<Node>]) -> BTreeMap<IpAddr,
     let mut wanted = BTreeMap::new();
     for node in nodes {
         let kind = if node.metadata.name == config.node_name { LOCAL } else { REMOTE };
-        let addresses = node.status.addresses.iter().filter(|address| address.kind.ends_with("IP"));
+        let addresses = node.status.addresses.iter().filter(|address| address.r#type.ends_with("IP"));
         wanted.extend(addresses.filter_map(|address| address.address.parse().ok()).map(|address| (address, kind)));
     }
     wanted.insert(config.node_ip, LOCAL);

@@ -5,12 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use abi::service_flag;
-use informer::ObjectKey;
+use informer::kinds::{Endpoint, EndpointSlice, Service, ServicePort};
 
-use crate::objects::{Endpoint, Service, ServicePort, Slice};
-
-/// The label of an EndpointSlice that names its Service.
-pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// A Service with this label belongs to another proxy.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// A Service with this label wants no proxy at all.
@@ -84,18 +80,12 @@ pub struct Desired {
     pub frontends: BTreeMap<Frontend, Target>,
 }
 
-/// The Service that an EndpointSlice belongs to.
-pub fn service_of(slice: &Slice) -> Option<ObjectKey> {
-    let name = slice.metadata.label(SERVICE_NAME)?;
-    Some(ObjectKey::new(slice.metadata.namespace.clone(), name))
-}
-
 /// Computes what the maps should say.
-pub fn desired(service: &Service, slices: &[Arc<Slice>], node_name: &str) -> Desired {
+pub fn desired(service: &Service, slices: &[Arc<EndpointSlice>], node_name: &str) -> Desired {
     let mut wanted = Desired::default();
     let labels = &service.metadata.labels;
     let headless = service.spec.cluster_ip == "None" || service.spec.cluster_ip.is_empty();
-    if service.spec.kind == "ExternalName"
+    if service.spec.r#type == "ExternalName"
         || headless
         || labels.contains_key(PROXY_NAME)
         || labels.contains_key(HEADLESS)
@@ -122,7 +112,7 @@ fn add_port(
     service: &Service,
     port: &ServicePort,
     protocol: Protocol,
-    slices: &[Arc<Slice>],
+    slices: &[Arc<EndpointSlice>],
     node_name: &str,
 ) {
     let spec = &service.spec;
@@ -175,7 +165,7 @@ pub fn family_of(address: &IpAddr) -> Family {
 }
 
 /// Ready endpoints; where there are none, those that terminate but still serve.
-fn backends(slices: &[Arc<Slice>], set: &SetKey, node_name: &str) -> Vec<SocketAddr> {
+fn backends(slices: &[Arc<EndpointSlice>], set: &SetKey, node_name: &str) -> Vec<SocketAddr> {
     let mut ready = BTreeSet::new();
     let mut draining = BTreeSet::new();
     for slice in slices {
@@ -198,7 +188,7 @@ fn backends(slices: &[Arc<Slice>], set: &SetKey, node_name: &str) -> Vec<SocketA
     chosen.into_iter().take(usize::from(u16::MAX)).collect()
 }
 
-fn matching_ports(slice: &Slice, set: &SetKey) -> Vec<u16> {
+fn matching_ports(slice: &EndpointSlice, set: &SetKey) -> Vec<u16> {
     let ports = slice.ports.iter().filter(|port| {
         port.name.as_deref().unwrap_or("") == set.port
             && protocol(port.protocol.as_deref().unwrap_or("")) == Some(set.protocol)
@@ -219,6 +209,7 @@ fn usable<'a, L>(endpoint: &Endpoint, ready: &'a mut L, draining: &'a mut L) -> 
 #[cfg(test)]
 #[expect(clippy::needless_pass_by_value, reason = "tables of JSON literals")]
 mod tests {
+    use informer::kinds::SERVICE_NAME;
     use serde_json::{Value, json};
 
     use super::*;
@@ -227,7 +218,7 @@ mod tests {
         serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": spec})).unwrap()
     }
 
-    fn slice(endpoints: Value) -> Arc<Slice> {
+    fn slice(endpoints: Value) -> Arc<EndpointSlice> {
         let object = json!({
             "metadata": {"name": "web-1", "namespace": "shop", "labels": {SERVICE_NAME: "web"}},
             "addressType": "IPv4",

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use informer::kinds::SERVICE_NAME;
 use serde_json::{Map, Value, json};
 
 use crate::objects::{EndpointSlice, Pod, Service, ServicePort};
 
 pub(super) const MAX_ENDPOINTS: usize = 100;
-pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 pub(super) const MANAGER: &str = "endpointslice-controller.k8s.io";
 const HEADLESS: &str = "service.kubernetes.io/headless";

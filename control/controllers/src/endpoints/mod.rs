@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use informer::kinds::service_of;
 use informer::queue::{Action, Queue};
 use informer::rest::{self, DeleteOptions, Path, Rest};
 use informer::{Event, Informer, ObjectKey, Projection};
@@ -53,7 +54,7 @@ pub(crate) fn start(env: &Env) {
     let changed = queue.clone();
     slices.on_event(move |event| {
         if is_managed(event.object()) {
-            event.object().service_key().into_iter().for_each(|key| changed.add(key));
+            service_of(event.object().as_ref()).into_iter().for_each(|key| changed.add(key));
         }
     });
     let (changed, all) = (queue.clone(), services.clone());

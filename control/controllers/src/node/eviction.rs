@@ -56,21 +56,11 @@ pub(super) fn start(env: &Env) {
     env.run(queue, 8, known, controller, |this, key| async move { this.reconcile(&key).await });
 }
 
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    (toleration.effect.is_empty() || toleration.effect == taint.effect)
-        && (toleration.key.is_empty() || toleration.key == taint.key)
-        && match toleration.operator.as_str() {
-            "" | "Equal" => toleration.value == taint.value,
-            "Exists" => true,
-            _ => false,
-        }
-}
-
 /// The time counts from when a taint was added, so that it does not begin anew with this process.
 fn fate(taints: &[Taint], tolerations: &[Toleration], now: Timestamp) -> Fate {
     let mut earliest: Option<Duration> = None;
     for taint in taints.iter().filter(|taint| taint.effect == "NoExecute") {
-        let mut borne = tolerations.iter().filter(|toleration| tolerates(toleration, taint)).peekable();
+        let mut borne = tolerations.iter().filter(|toleration| toleration.tolerates(taint)).peekable();
         if borne.peek().is_none() {
             return Fate::GoesIn(Duration::ZERO);
         }
@@ -129,7 +119,8 @@ mod tests {
     #[test]
     fn fates() {
         let now: Timestamp = "2026-01-01T00:01:00Z".parse().unwrap();
-        let taint = |key: &str, effect: &str| Taint::new(key, effect, Some("2026-01-01T00:00:00Z".into()));
+        let added = Some("2026-01-01T00:00:00Z".to_owned());
+        let taint = |key: &str, effect: &str| Taint { time_added: added.clone(), ..Taint::new(key, effect) };
         let bear = |key: &str, seconds: Option<i64>| Toleration {
             key: key.into(),
             operator: "Exists".into(),

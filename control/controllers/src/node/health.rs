@@ -83,12 +83,12 @@ fn taints(node: &Node, now: &str) -> Option<Vec<Taint>> {
     let mut wanted: Vec<Taint> = Vec::new();
     match status("Ready") {
         Some("True") => {}
-        Some("False") => wanted.extend(["NoSchedule", "NoExecute"].map(|effect| Taint::new(NOT_READY, effect, None))),
+        Some("False") => wanted.extend(["NoSchedule", "NoExecute"].map(|effect| Taint::new(NOT_READY, effect))),
         Some("Unknown") => {
-            wanted.extend(["NoSchedule", "NoExecute"].map(|effect| Taint::new(UNREACHABLE, effect, None)));
+            wanted.extend(["NoSchedule", "NoExecute"].map(|effect| Taint::new(UNREACHABLE, effect)));
         }
         // A node that has not said anything yet is not ready, but nothing runs there that should go.
-        _ => wanted.push(Taint::new(NOT_READY, "NoSchedule", None)),
+        _ => wanted.push(Taint::new(NOT_READY, "NoSchedule")),
     }
     let pressures = [
         ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
@@ -97,9 +97,9 @@ fn taints(node: &Node, now: &str) -> Option<Vec<Taint>> {
         ("NetworkUnavailable", "node.kubernetes.io/network-unavailable"),
     ];
     let pressed = pressures.iter().filter(|(kind, _)| status(kind) == Some("True"));
-    wanted.extend(pressed.map(|(_, key)| Taint::new(key, "NoSchedule", None)));
+    wanted.extend(pressed.map(|(_, key)| Taint::new(key, "NoSchedule")));
     if node.spec.unschedulable {
-        wanted.push(Taint::new("node.kubernetes.io/unschedulable", "NoSchedule", None));
+        wanted.push(Taint::new("node.kubernetes.io/unschedulable", "NoSchedule"));
     }
     let ours = |taint: &Taint| {
         let of_condition =

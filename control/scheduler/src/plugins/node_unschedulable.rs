@@ -8,9 +8,8 @@ use crate::objects::{Node, Taint};
 pub(super) struct NodeUnschedulable;
 
 fn takes(node: &Node, pod: &PodInfo) -> bool {
-    let taint =
-        || Taint { key: "node.kubernetes.io/unschedulable".into(), value: String::new(), effect: "NoSchedule".into() };
-    !node.spec.unschedulable || pod.pod.spec.tolerations.iter().any(|toleration| toleration.tolerates(&taint()))
+    let taint = Taint::new("node.kubernetes.io/unschedulable", "NoSchedule");
+    !node.spec.unschedulable || pod.pod.spec.tolerations.iter().any(|toleration| toleration.tolerates(&taint))
 }
 
 impl Plugin for NodeUnschedulable {

@@ -7,6 +7,7 @@ use anyhow::Context;
 use apiserver::ApiServer;
 use cri::Runtime;
 use cri::containerd::{Containerd, ContainerdConfig, ProxyEnv, Registries};
+use informer::kinds::Traffic;
 use k8s_openapi::api::core::v1::Taint;
 use kubelet::{Kubelet, KubeletConfig};
 use network::{Network, NetworkConfig, dns};
@@ -115,18 +116,19 @@ async fn start_network(
     // these components' to see.
     let proxy_client = server.client("system:kube-proxy", &["system:authenticated"]);
     let dns_client = server.client("system:keelson:cluster-dns", &["system:authenticated"]);
+    let traffic = Traffic::start(&proxy_client, tasks, shutdown);
     if settings.enabled(Component::Network) {
-        Network::start(network_config(settings), proxy_client.clone(), tasks, shutdown.clone())
+        Network::start(network_config(settings), traffic.nodes.clone(), tasks, shutdown.clone())
             .await
             .context("the pod network cannot start")?;
     }
     if settings.enabled(Component::Proxy) {
-        Proxy::start(proxy_config(settings)?, proxy_client, tasks, shutdown.clone())
+        Proxy::start(proxy_config(settings)?, traffic.clone(), tasks, shutdown.clone())
             .await
             .context("the service proxy cannot start")?;
     }
     if settings.enabled(Component::Dns) {
-        dns::Supervisor::start(dns_config(settings), dns_client, tasks, shutdown.clone())
+        dns::Supervisor::start(dns_config(settings), dns_client, traffic, tasks, shutdown.clone())
             .await
             .context("cluster DNS cannot start")?;
     }

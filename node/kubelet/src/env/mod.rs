@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use k8s_openapi::api::core::v1::{Container, EnvVar, Pod};
 
 pub(crate) use expand::expand;
-pub(crate) use services::{ServiceView, service_env};
+pub(crate) use services::service_env;
 
 use crate::downward::{self, LiveFacts};
 use crate::objects::PodObjects;

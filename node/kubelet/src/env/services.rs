@@ -1,46 +1,11 @@
 //! The variables that tell containers of Services, as Docker links once did.
 
-use informer::{Meta, Projection};
-use serde::Deserialize;
+use informer::kinds::Service;
 
 use super::Env;
 
-/// What the variables need of a Service.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct ServiceView {
-    metadata: Meta,
-    spec: ServiceSpec,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct ServiceSpec {
-    #[serde(rename = "clusterIP")]
-    cluster_ip: Option<String>,
-    ports: Vec<ServicePort>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct ServicePort {
-    name: Option<String>,
-    port: i32,
-    protocol: Option<String>,
-}
-
-impl Projection for ServiceView {
-    const GROUP: &'static str = "";
-    const VERSION: &'static str = "v1";
-    const RESOURCE: &'static str = "services";
-
-    fn meta(&self) -> &Meta {
-        &self.metadata
-    }
-}
-
 /// Variables for a pod in `namespace`: the API's Service always, the namespace's own with `links`.
-pub(crate) fn service_env<'a>(services: impl Iterator<Item = &'a ServiceView>, namespace: &str, links: bool) -> Env {
+pub(crate) fn service_env<'a>(services: impl Iterator<Item = &'a Service>, namespace: &str, links: bool) -> Env {
     let mut env = Env::new();
     for service in services {
         let meta = &service.metadata;
@@ -54,21 +19,24 @@ pub(crate) fn service_env<'a>(services: impl Iterator<Item = &'a ServiceView>, n
     env
 }
 
-fn one(service: &ServiceView, env: &mut Env) {
-    let Some(ip) = service.spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "None") else { return };
+fn one(service: &Service, env: &mut Env) {
+    let ip = service.spec.cluster_ip.as_str();
+    if ip.is_empty() || ip == "None" {
+        return;
+    }
     let Some(first) = service.spec.ports.first() else { return };
     let name = upper(&service.metadata.name);
     let mut set = |key: String, value: String| env.push((key, value));
     set(format!("{name}_SERVICE_HOST"), ip.to_owned());
     set(format!("{name}_SERVICE_PORT"), first.port.to_string());
     for port in &service.spec.ports {
-        if let Some(port_name) = port.name.as_deref().filter(|n| !n.is_empty()) {
-            set(format!("{name}_SERVICE_PORT_{}", upper(port_name)), port.port.to_string());
+        if !port.name.is_empty() {
+            set(format!("{name}_SERVICE_PORT_{}", upper(&port.name)), port.port.to_string());
         }
     }
     let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
     for (index, port) in service.spec.ports.iter().enumerate() {
-        let protocol = port.protocol.as_deref().unwrap_or("TCP");
+        let protocol = if port.protocol.is_empty() { "TCP" } else { &port.protocol };
         let scheme = protocol.to_lowercase();
         let url = format!("{scheme}://{host}:{}", port.port);
         if index == 0 {
@@ -90,7 +58,7 @@ fn upper(name: &str) -> String {
 mod tests {
     use super::*;
 
-    fn service(namespace: &str, name: &str, ip: &str) -> ServiceView {
+    fn service(namespace: &str, name: &str, ip: &str) -> Service {
         let text = format!(
             r#"{{"metadata":{{"namespace":"{namespace}","name":"{name}"}},
             "spec":{{"clusterIP":"{ip}","ports":[{{"name":"http-web","port":80,"protocol":"TCP"}}]}}}}"#

@@ -1,15 +1,15 @@
 //! Cluster DNS: a small process of its own, and the supervisor that starts, adopts and feeds it.
 //!
-//! - `zone`: the index of names and what a query gets; no I/O. `objects`: from Services to its records.
+//! - `zone`: the index of names and what a query gets; no I/O. `records`: from Services to its records.
 //! - `server`, `forward`: queries over UDP and TCP, and the way to the host's resolvers.
 //! - `feed`: how the supervisor tells the process of Services.
 //! - `process`, `supervisor`: the other side; `publish`: how the cluster learns of DNS.
 
 mod feed;
 mod forward;
-mod objects;
 mod process;
 mod publish;
+mod records;
 mod server;
 mod supervisor;
 mod sys;

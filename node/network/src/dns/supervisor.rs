@@ -6,17 +6,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use informer::{Event, Informer, ObjectKey};
+use informer::kinds::{Traffic, service_of};
+use informer::{Event, ObjectKey};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::feed::Feeder;
-use super::objects::{self, Service, Slice};
 use super::process::{self, Places, Process, Sockets};
 use super::zone::{ServiceRecord, Services, Update};
-use super::{DnsConfig, publish};
+use super::{DnsConfig, publish, records};
 use crate::{NetworkError, files};
 
 /// What the supervisor of the DNS process needs.
@@ -54,19 +54,14 @@ impl Supervisor {
     pub async fn start(
         config: SupervisorConfig,
         client: kube::Client,
+        traffic: Traffic,
         tasks: &TaskTracker,
         shutdown: CancellationToken,
     ) -> Result<Self, NetworkError> {
         let keeper = Keeper::start(&config)?;
-        let services = Informer::<Service>::builder(client.clone()).start(tasks, shutdown.clone());
-        let slices = Informer::<Slice>::builder(client.clone())
-            .index(objects::SERVICE_NAME, |slice: &Slice| {
-                objects::service_of(slice).map(|key| key.to_string()).into_iter().collect()
-            })
-            .start(tasks, shutdown.clone());
         let changes = Arc::new(Changes::default());
-        subscribe(&changes, &services, &slices);
-        let worker = Worker { config, client, keeper, services, slices, changes, published: false };
+        subscribe(&changes, &traffic);
+        let worker = Worker { config, client, keeper, traffic, changes, published: false };
         tasks.spawn(async move {
             shutdown.run_until_cancelled(worker.run()).await;
         });
@@ -180,18 +175,18 @@ impl Changes {
     }
 }
 
-fn subscribe(changes: &Arc<Changes>, services: &Informer<Service>, slices: &Informer<Slice>) {
+fn subscribe(changes: &Arc<Changes>, traffic: &Traffic) {
     let target = changes.clone();
-    services.on_event(move |event| {
+    traffic.services.on_event(move |event| {
         let (Event::Upsert { new: object, .. } | Event::Delete(object)) = event;
         target.add([object.metadata.key()]);
     });
     let target = changes.clone();
-    slices.on_event(move |event| match event {
+    traffic.slices.on_event(move |event| match event {
         Event::Upsert { old, new } => {
-            target.add(old.iter().chain([new]).filter_map(|slice| objects::service_of(slice)));
+            target.add(old.iter().chain([new]).filter_map(|slice| service_of(slice.as_ref())));
         }
-        Event::Delete(slice) => target.add(objects::service_of(slice)),
+        Event::Delete(slice) => target.add(service_of(slice.as_ref())),
     });
 }
 
@@ -199,15 +194,14 @@ struct Worker {
     config: SupervisorConfig,
     client: kube::Client,
     keeper: Keeper,
-    services: Informer<Service>,
-    slices: Informer<Slice>,
+    traffic: Traffic,
     changes: Arc<Changes>,
     published: bool,
 }
 
 impl Worker {
     async fn run(mut self) {
-        tokio::join!(self.services.synced(), self.slices.synced());
+        tokio::join!(self.traffic.services.synced(), self.traffic.slices.synced());
         loop {
             if let Err(error) = self.feed().await {
                 tracing::warn!(%error, "the DNS process cannot be told of Services");
@@ -274,7 +268,7 @@ impl Worker {
     }
 
     fn everything(&self) -> Services {
-        let services = self.services.list();
+        let services = self.traffic.services.list();
         let records = services.iter().filter_map(|service| {
             let key = service.metadata.key();
             Some((key.to_string(), self.record(&key)?))
@@ -283,8 +277,8 @@ impl Worker {
     }
 
     fn record(&self, key: &ObjectKey) -> Option<ServiceRecord> {
-        let service = self.services.get(key)?;
-        objects::record(&service, &self.slices.by_index(objects::SERVICE_NAME, &key.to_string()))
+        let service = self.traffic.services.get(key)?;
+        records::record(&service, &self.traffic.slices_of(key))
     }
 
     /// What the process must be told of, and `known` brought up to it.

@@ -4,100 +4,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use informer::{Meta, ObjectKey, Projection};
-use serde::Deserialize;
+use informer::kinds::{EndpointSlice, Service, ServiceSpec};
 
 use super::zone::{Endpoint as EndpointRecord, Port, ServiceRecord};
 
-/// The label of an EndpointSlice that names its Service.
-pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Service {
-    pub(super) metadata: Meta,
-    pub(super) spec: ServiceSpec,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub(super) struct ServiceSpec {
-    #[serde(rename = "type")]
-    kind: String,
-    #[serde(rename = "clusterIP")]
-    cluster_ip: String,
-    #[serde(rename = "clusterIPs")]
-    cluster_ips: Vec<String>,
-    external_name: String,
-    ports: Vec<ServicePort>,
-    publish_not_ready_addresses: bool,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct ServicePort {
-    name: String,
-    protocol: String,
-    port: u16,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Slice {
-    pub(super) metadata: Meta,
-    #[serde(deserialize_with = "informer::meta::null_is_default")]
-    endpoints: Vec<Endpoint>,
-    #[serde(deserialize_with = "informer::meta::null_is_default")]
-    ports: Vec<SlicePort>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct Endpoint {
-    addresses: Vec<String>,
-    conditions: Conditions,
-    hostname: Option<String>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct Conditions {
-    ready: Option<bool>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct SlicePort {
-    name: Option<String>,
-    protocol: Option<String>,
-    port: Option<u16>,
-}
-
-impl Projection for Service {
-    const GROUP: &'static str = "";
-    const VERSION: &'static str = "v1";
-    const RESOURCE: &'static str = "services";
-    fn meta(&self) -> &Meta {
-        &self.metadata
-    }
-}
-
-impl Projection for Slice {
-    const GROUP: &'static str = "discovery.k8s.io";
-    const VERSION: &'static str = "v1";
-    const RESOURCE: &'static str = "endpointslices";
-    fn meta(&self) -> &Meta {
-        &self.metadata
-    }
-}
-
-/// The Service that an EndpointSlice belongs to.
-pub(super) fn service_of(slice: &Slice) -> Option<ObjectKey> {
-    Some(ObjectKey::new(slice.metadata.namespace.clone(), slice.metadata.label(SERVICE_NAME)?))
-}
-
 /// Makes the record of a Service; `None` where it has no name in DNS (yet).
-pub(super) fn record(service: &Service, slices: &[Arc<Slice>]) -> Option<ServiceRecord> {
+pub(super) fn record(service: &Service, slices: &[Arc<EndpointSlice>]) -> Option<ServiceRecord> {
     let spec = &service.spec;
     let ports = spec.ports.iter().map(|port| Port {
         name: port.name.to_ascii_lowercase(),
@@ -105,7 +17,7 @@ pub(super) fn record(service: &Service, slices: &[Arc<Slice>]) -> Option<Service
         port: port.port,
     });
     let mut record = ServiceRecord { ports: ports.collect(), ..ServiceRecord::default() };
-    if spec.kind == "ExternalName" {
+    if spec.r#type == "ExternalName" {
         record.external = Some(spec.external_name.trim_end_matches('.').to_ascii_lowercase());
         return Some(record);
     }
@@ -125,7 +37,7 @@ fn protocol(name: &str) -> String {
 }
 
 /// The endpoints of a headless Service, each address once.
-fn endpoints(spec: &ServiceSpec, slices: &[Arc<Slice>]) -> Vec<EndpointRecord> {
+fn endpoints(spec: &ServiceSpec, slices: &[Arc<EndpointSlice>]) -> Vec<EndpointRecord> {
     let mut found = BTreeMap::<IpAddr, EndpointRecord>::new();
     for slice in slices {
         let ports = slice.ports.iter().filter_map(|port| {
