@@ -82,6 +82,8 @@ pub enum StreamError {
 }
 
 type Upstream = TokioIo<Upgraded>;
+type Sink<C> = futures::stream::SplitSink<WebSocketStream<C>, Message>;
+type Source<C> = futures::stream::SplitStream<WebSocketStream<C>>;
 
 /// A connection to the runtime's streaming server that speaks SPDY now.
 #[derive(Debug)]
@@ -210,18 +212,13 @@ impl Connected {
         }
         // As upstream: an empty message tells the client that it is connected.
         let first = [STDOUT, STDERR].into_iter().find(|channel| table.iter().any(|(known, ..)| known == channel));
-        sink.send(Message::binary(vec![first.unwrap_or(ERROR)])).await.map_err(Box::new)?;
+        sink.send(protocol.message(Some(first.unwrap_or(ERROR)), &[])).await.map_err(Box::new)?;
         let (pings, answers) = mpsc::channel(8);
         let result = tokio::select! {
-            result = download(reader, &mut sink, &table, pings) => result,
+            result = download(reader, &mut sink, &table, protocol, pings) => result,
             result = upload(source, writer, &table, protocol, answers) => result,
         };
-        let frame = match &result {
-            Ok(()) => CloseFrame { code: CloseCode::Normal, reason: "".into() },
-            Err(error) => CloseFrame { code: CloseCode::Error, reason: short(&error.to_string()).into() },
-        };
-        // The client may be gone already.
-        let _ = sink.send(Message::Close(Some(frame))).await;
+        say_goodbye(&mut sink, &result).await;
         result
     }
 
@@ -250,9 +247,41 @@ impl Connected {
             }
         };
         let result = tokio::select! { result = up => result, result = down => result };
-        let _ = sink.send(Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))).await;
+        say_goodbye(&mut sink, &result).await;
         result
     }
+}
+
+/// Serves a stream of bytes, such as a log, to a WebSocket client until one of the two ends.
+pub async fn bytes(
+    client: impl AsyncRead + AsyncWrite + Unpin,
+    protocol: Protocol,
+    mut source: mpsc::Receiver<Bytes>,
+) -> Result<(), StreamError> {
+    let socket = WebSocketStream::from_raw_socket(client, Role::Server, None).await;
+    let (mut sink, mut incoming) = socket.split();
+    let send = async {
+        // As upstream: an empty message tells the client that it is connected.
+        sink.send(protocol.message(None, &[])).await.map_err(Box::new)?;
+        while let Some(data) = source.recv().await {
+            sink.send(protocol.message(None, &data)).await.map_err(Box::new)?;
+        }
+        Ok(())
+    };
+    // What a client says is no part of a log; that it has gone is.
+    let leave = async { while let Some(Ok(_)) = incoming.next().await {} };
+    let result = tokio::select! { result = send => result, () = leave => Ok(()) };
+    say_goodbye(&mut sink, &result).await;
+    result
+}
+
+/// The last frame. The client may be gone already.
+async fn say_goodbye<C: AsyncRead + AsyncWrite + Unpin>(sink: &mut Sink<C>, result: &Result<(), StreamError>) {
+    let frame = match result {
+        Ok(()) => CloseFrame { code: CloseCode::Normal, reason: "".into() },
+        Err(error) => CloseFrame { code: CloseCode::Error, reason: short(&error.to_string()).into() },
+    };
+    let _ = sink.send(Message::Close(Some(frame))).await;
 }
 
 /// A close frame's reason has at most 123 bytes.
@@ -260,16 +289,15 @@ fn short(text: &str) -> String {
     text.chars().take(100).filter(char::is_ascii).collect()
 }
 
-type Sink<C> = futures::stream::SplitSink<WebSocketStream<C>, Message>;
-type Source<C> = futures::stream::SplitStream<WebSocketStream<C>>;
-
 /// Runtime to client, until the runtime has ended every stream it writes to.
 async fn download<C: AsyncRead + AsyncWrite + Unpin>(
     mut reader: ReadHalf<Upstream>,
     sink: &mut Sink<C>,
     table: &[(u8, u32, &'static str)],
+    protocol: Protocol,
     pings: mpsc::Sender<u32>,
 ) -> Result<(), StreamError> {
+    let mut outcome = Vec::new();
     let mut open: Vec<u8> = table.iter().map(|row| row.0).filter(|c| [STDOUT, STDERR, ERROR].contains(c)).collect();
     let (mut decoder, mut buffer) = (Decoder::default(), BytesMut::with_capacity(32 << 10));
     while !open.is_empty() {
@@ -287,11 +315,13 @@ async fn download<C: AsyncRead + AsyncWrite + Unpin>(
                 Frame::SynStream { .. } | Frame::Other(_) => continue,
             };
             let Some((channel, ..)) = table.iter().find(|(_, number, _)| *number == stream) else { continue };
-            if !data.is_empty() {
-                let mut message = Vec::with_capacity(data.len() + 1);
-                message.push(*channel);
-                message.extend_from_slice(&data);
-                sink.send(Message::binary(message)).await.map_err(Box::new)?;
+            if *channel == ERROR && !protocol.status {
+                outcome.extend_from_slice(&data);
+                if let Some(failure) = ended.then(|| failure(&outcome)).flatten() {
+                    sink.send(protocol.message(Some(ERROR), failure.as_bytes())).await.map_err(Box::new)?;
+                }
+            } else if !data.is_empty() {
+                sink.send(protocol.message(Some(*channel), &data)).await.map_err(Box::new)?;
             }
             if ended {
                 open.retain(|known| known != channel);
@@ -302,6 +332,14 @@ async fn download<C: AsyncRead + AsyncWrite + Unpin>(
         }
     }
     Ok(())
+}
+
+/// The words of a Status that is no success; a runtime that is older than the Status says them itself.
+fn failure(outcome: &[u8]) -> Option<String> {
+    let Ok(status) = serde_json::from_slice::<serde_json::Value>(outcome) else {
+        return (!outcome.is_empty()).then(|| String::from_utf8_lossy(outcome).into_owned());
+    };
+    (status["status"] != "Success").then(|| status["message"].as_str().unwrap_or_default().to_owned())
 }
 
 /// Client to runtime, until the client is gone.
@@ -325,19 +363,19 @@ async fn upload<C: AsyncRead + AsyncWrite + Unpin>(
             }
         };
         let data = match message.transpose().map_err(Box::new)? {
-            Some(Message::Binary(data)) => data,
+            Some(message @ (Message::Binary(_) | Message::Text(_))) => message.into_data(),
             Some(Message::Close(_)) | None => return Ok(()),
             Some(_) => continue,
         };
-        match data.split_first() {
-            Some((&CLOSE, rest)) if protocol == Protocol::V5 => {
+        match protocol.channel_data(&data) {
+            Some((CLOSE, rest)) if protocol.half_close => {
                 if let Some(stream) = rest.first().and_then(|channel| number(*channel)) {
                     writer.write_all(&Encoder::data(stream, true, &[])).await?;
                 }
             }
             Some((channel, rest)) if !rest.is_empty() => {
-                if let Some(stream) = number(*channel) {
-                    writer.write_all(&Encoder::data(stream, false, rest)).await?;
+                if let Some(stream) = number(channel) {
+                    writer.write_all(&Encoder::data(stream, false, &rest)).await?;
                 }
             }
             _ => {}

@@ -10,7 +10,7 @@ use bytes::BytesMut;
 use cri::spdy::{Decoder, Encoder, Frame};
 use cri::streams::{Streams, connect};
 use cri::v1::ExecRequest;
-use cri::websocket::Protocol;
+use cri::websocket::{Protocol, REMOTE_COMMAND};
 use fixture::{Fixture, in_netns};
 use futures::{SinkExt as _, StreamExt as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -27,21 +27,33 @@ fn exec_over_spdy_and_websocket() {
         let sandbox = fixture.sandbox("a").await;
         let id = fixture.container(&sandbox, "c", &["sh", "-c", "while :; do sleep 1; done"], |_| {}).await;
 
-        let got = websocket(&fixture, &id, "cat; echo err >&2; exit 7", ALL, &[b"\0hello", b"\xff\0"]).await;
+        let v5 = named("v5.channel.k8s.io");
+        let got = websocket(&fixture, &id, "cat; echo err >&2; exit 7", ALL, v5, &[b"\0hello", b"\xff\0"]).await;
         assert_eq!((&got[&1][..], &got[&2][..]), (&b"hello"[..], &b"err\n"[..]));
         let status: serde_json::Value = serde_json::from_slice(&got[&3]).unwrap();
         assert_eq!((&status["status"], &status["reason"]), (&"Failure".into(), &"NonZeroExitCode".into()));
         assert_eq!(status["details"]["causes"][0]["message"], "7");
 
-        let got = websocket(&fixture, &id, "exit 0", ALL, &[]).await;
+        let got = websocket(&fixture, &id, "exit 0", ALL, v5, &[]).await;
         assert_eq!(serde_json::from_slice::<serde_json::Value>(&got[&3]).unwrap()["status"], "Success");
 
+        // Of the oldest protocol, nothing on channel 3 but the words of a failure.
+        let v1 = named("channel.k8s.io");
+        let out = Streams { stdin: false, ..ALL };
+        let got = websocket(&fixture, &id, "echo one", out, v1, &[]).await;
+        assert_eq!((&got[&1][..], got.get(&3)), (&b"one\n"[..], None));
+        let got = websocket(&fixture, &id, "exit 3", out, v1, &[]).await;
+        assert!(String::from_utf8_lossy(&got[&3]).contains("exit code 3"), "{got:?}");
+        let coded = named("base64.channel.k8s.io");
+        let got = websocket(&fixture, &id, "head -c 5", ALL, coded, &[b"0aGVsbG8="]).await;
+        assert_eq!((&got[&b'1'][..], got.get(&b'3')), (&b"aGVsbG8="[..], None));
+
         // Much output, and more input than any buffer holds.
-        let got = websocket(&fixture, &id, "yes | head -c 3000000", ALL, &[]).await;
+        let got = websocket(&fixture, &id, "yes | head -c 3000000", ALL, v5, &[]).await;
         assert_eq!(got[&1].len(), 3_000_000);
         let chunk = [&[0u8][..], &[b'x'; 30_000]].concat();
         let chunks: Vec<&[u8]> = std::iter::repeat_n(&chunk[..], 50).chain([&b"\xff\0"[..]]).collect();
-        let got = websocket(&fixture, &id, "cat", ALL, &chunks).await;
+        let got = websocket(&fixture, &id, "cat", ALL, v5, &chunks).await;
         assert_eq!(got[&1].len(), 1_500_000);
 
         let tty = Streams { tty: true, stderr: false, ..ALL };
@@ -50,12 +62,16 @@ fn exec_over_spdy_and_websocket() {
         // (Without a size, busybox's stty complains, and succeeds.)
         let sized =
             "read x; i=0; until stty size 2>&1 | grep -q 123 || [ $i = 1000 ]; do i=$((i + 1)); done; stty size";
-        let got = websocket(&fixture, &id, sized, tty, &[resize, b"\0\n"]).await;
+        let got = websocket(&fixture, &id, sized, tty, v5, &[resize, b"\0\n"]).await;
         assert!(String::from_utf8_lossy(&got[&1]).contains("45 123"), "{got:?}");
 
         assert_eq!(spdy(&fixture, &id, "cat", b"through the tunnel").await, b"through the tunnel");
         fixture.end().await;
     });
+}
+
+fn named(name: &str) -> Protocol {
+    REMOTE_COMMAND.iter().copied().find(|protocol| protocol.name == name).unwrap()
 }
 
 async fn url(fixture: &Fixture, id: &str, script: &str, streams: Streams) -> String {
@@ -70,13 +86,14 @@ async fn websocket(
     id: &str,
     script: &str,
     streams: Streams,
+    protocol: Protocol,
     messages: &[&[u8]],
 ) -> BTreeMap<u8, Vec<u8>> {
     let url = url(fixture, id, script, streams).await;
     let connected = connect(&url, &["v4.channel.k8s.io"]).await.unwrap();
     assert_eq!(connected.response.headers()["x-stream-protocol-version"], "v4.channel.k8s.io");
     let (ours, theirs) = tokio::io::duplex(4096);
-    let server = connected.remote_command(theirs, Protocol::V5, streams);
+    let server = connected.remote_command(theirs, protocol, streams);
     let client = async {
         let (mut sink, mut source) = WebSocketStream::from_raw_socket(ours, Role::Client, None).await.split();
         let send = async {
@@ -88,7 +105,10 @@ async fn websocket(
             let mut got = BTreeMap::<u8, Vec<u8>>::new();
             while let Some(message) = source.next().await {
                 match message.unwrap() {
-                    Message::Binary(data) => got.entry(data[0]).or_default().extend_from_slice(&data[1..]),
+                    message @ (Message::Binary(_) | Message::Text(_)) => {
+                        let data = message.into_data();
+                        got.entry(data[0]).or_default().extend_from_slice(&data[1..]);
+                    }
                     Message::Close(frame) => {
                         assert_eq!(u16::from(frame.unwrap().code), 1000);
                         break;

@@ -4,12 +4,14 @@
 
 use cluster_tests::{Cluster, Kubectl};
 use serde_json::Value;
+use std::io::Write;
 
 #[test]
 fn pods_run_as_their_specs_say() {
     let Some(cluster) = cluster_tests::cluster("pods_run_as_their_specs_say") else { return };
     let kubectl = cluster.kubectl();
-    kubectl.apply(include_str!("manifests/node.yaml")).unwrap();
+    let manifest = include_str!("manifests/node.yaml").replace("THIS-NODE", cluster.name());
+    kubectl.apply(&manifest.replace("THIS-ADDRESS", cluster.node_ip())).unwrap();
     order_of_init_containers(&kubectl);
     restart_policies(&kubectl);
     probes(&kubectl);
@@ -17,6 +19,9 @@ fn pods_run_as_their_specs_say() {
     security(&kubectl);
     names(&cluster, &kubectl);
     resources(&cluster, &kubectl);
+    refusals(&kubectl);
+    debugging(&kubectl);
+    generations(&kubectl);
     the_node_itself(&cluster, &kubectl);
 }
 
@@ -262,6 +267,69 @@ fn resources(cluster: &Cluster, kubectl: &Kubectl) {
     let pod = kubectl.json(&["get", "pod", "hungry"]).unwrap();
     let end = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
     assert_eq!((&end["reason"], &end["exitCode"]), (&"OOMKilled".into(), &137.into()), "{end}");
+}
+
+fn refusals(kubectl: &Kubectl) {
+    kubectl.wait("pod/sysctls", "jsonpath={.status.phase}=Succeeded").unwrap();
+    assert_eq!(kubectl.run(&["logs", "sysctls"]).unwrap(), "1\n77\n");
+    for (pod, reason, message) in [
+        ("unsafe-sysctl", "SysctlForbidden", "forbidden sysctl: \"kernel.msgmax\" not allowlisted"),
+        ("windows", "PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"),
+    ] {
+        kubectl.wait(&format!("pod/{pod}"), "jsonpath={.status.phase}=Failed").unwrap();
+        let status = field(kubectl, &format!("pod/{pod}"), ".status.reason}: {.status.message");
+        assert_eq!(status, format!("{reason}: Pod was rejected: {message}"));
+        assert_eq!(wait_for_event(kubectl, pod, reason), message);
+    }
+    let failed = wait_for_event(kubectl, "strange", "FailedCreatePodSandBox");
+    assert!(failed.contains("no runtime for \"unheard-of\" is configured"), "{failed}");
+    let waits = |pod: &str, reason: &str| {
+        let path = "{.status.containerStatuses[0].state.waiting.reason}";
+        kubectl.wait(&format!("pod/{pod}"), &format!("jsonpath={path}={reason}")).unwrap();
+    };
+    waits("no-image", "InvalidImageName");
+    waits("late-path", "CreateContainerConfigError");
+    kubectl.run(&["annotate", "pod", "late-path", "part=a"]).unwrap();
+    kubectl.wait("pod/late-path", "condition=Ready").unwrap();
+    kubectl.wait("pod/hooked", "condition=Ready").unwrap();
+    assert!(
+        wait_for_event(kubectl, "hooked", "Unhealthy")
+            .starts_with("Liveness probe errored and resulted in unknown state")
+    );
+    assert_eq!(field(kubectl, "pod/hooked", ".status.containerStatuses[0].restartCount"), "0");
+}
+
+fn debugging(kubectl: &Kubectl) {
+    // It sees the processes of the container it is pointed at, and ends with the words of its own.
+    let image = "--image=keelson.dev/busybox:1";
+    let args = ["debug", "hooked", image, "--target=main", "--container=debug", "--", "sh", "-c", "ps; exit 3"];
+    kubectl.run(&args).unwrap();
+    let code = "{.status.ephemeralContainerStatuses[0].state.terminated.exitCode}";
+    kubectl.wait("pod/hooked", &format!("jsonpath={code}=3")).unwrap();
+    let seen = kubectl.run(&["logs", "hooked", "-c", "debug"]).unwrap();
+    assert!(seen.contains("sleep 0.1"), "{seen}");
+    // A second one beside the first, which is attached to.
+    let args = ["debug", "-i", "hooked", image, "--container=more", "--", "sh", "-c", "read x; echo got $x"];
+    let mut attached = kubectl.spawn(&args).unwrap();
+    // The runtime lets go of the output when the input ends: it is kept open.
+    let mut input = attached.inner().stdin.take().unwrap();
+    input.write_all(b"it\n").unwrap();
+    let lines = cluster_tests::Lines::of(attached.inner().stdout.take().unwrap());
+    lines.wait_for("got it", std::time::Duration::from_secs(60)).unwrap();
+    assert_eq!(field(kubectl, "pod/hooked", ".status.ephemeralContainerStatuses[*].name"), "debug more");
+}
+
+/// Every change of what is asked for is counted, and what is told says of which count it is.
+fn generations(kubectl: &Kubectl) {
+    let told = "jsonpath={.status.observedGeneration}";
+    let read = || field(kubectl, "pod/named", ".metadata.generation}/{.status.conditions[*].observedGeneration");
+    assert_eq!(read(), "1/1 1 1 1 1", "a binding is no change");
+    kubectl.run(&["patch", "pod", "named", "-p", r#"{"spec":{"activeDeadlineSeconds":5000}}"#]).unwrap();
+    kubectl.wait("pod/named", &format!("{told}=2")).unwrap();
+    kubectl.run(&["set", "image", "pod/named", "main=keelson.dev/web:1"]).unwrap();
+    kubectl.wait("pod/named", &format!("{told}=3")).unwrap();
+    kubectl.wait("pod/named", "jsonpath={.status.containerStatuses[0].restartCount}=1").unwrap();
+    assert_eq!(read(), "3/3 3 3 3 3");
 }
 
 fn the_node_itself(cluster: &Cluster, kubectl: &Kubectl) {

@@ -3,7 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
 
 use cluster_tests::{Cluster, Kubectl, KubectlVersion, Lines};
-use std::io::Write;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -23,6 +24,44 @@ fn streams_of_both_protocols() {
         attach(&kubectl);
         logs(&kubectl);
         forward(&cluster, &kubectl);
+    }
+    plain_websockets(&cluster, &kubectl);
+}
+
+/// What browsers and old clients speak: the first sub-protocol of exec, and logs.
+fn plain_websockets(cluster: &Cluster, kubectl: &Kubectl) {
+    let socket = cluster.data_dir().join("proxy.sock");
+    let at = format!("--unix-socket={}", socket.display());
+    let mut proxy = kubectl.spawn(&["proxy", &at, "--reject-paths=^$"]).unwrap();
+    let lines = Lines::of(proxy.inner().stdout.take().unwrap());
+    lines.wait_for("Starting to serve", LIMIT).unwrap();
+    for (what, protocol, frames) in [
+        (
+            "client/exec?stdout=true&stderr=true&command=echo&command=hi",
+            "channel.k8s.io",
+            &b"\x82\x01\x01\x82\x04\x01hi\n"[..],
+        ),
+        ("client/exec?stdout=true&command=echo&command=hi", "base64.channel.k8s.io", b"\x81\x011\x81\x051aGkK"),
+        ("streams/log?tailLines=1", "binary.k8s.io", b"\x82\x00\x82\x0fheard attached\n"),
+    ] {
+        let mut stream = UnixStream::connect(&socket).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        let request = format!(
+            "GET /api/v1/namespaces/default/pods/{what} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
+             Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             Sec-WebSocket-Protocol: {protocol}\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let (mut got, normal_end) = (Vec::new(), b"\x88\x02\x03\xe8");
+        while !got.ends_with(normal_end) {
+            let mut buffer = [0; 4096];
+            let count = stream.read(&mut buffer).unwrap();
+            assert_ne!(count, 0, "{what}: {:?}", String::from_utf8_lossy(&got));
+            got.extend_from_slice(&buffer[..count]);
+        }
+        let head = got.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+        let expected = [frames, normal_end].concat();
+        assert_eq!(got[head..], expected, "{what}: {:?}", String::from_utf8_lossy(&got));
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Pod};
 
+use crate::container::sysctls;
 use crate::pod;
 use crate::resources;
 use crate::worker::Failure;
@@ -20,9 +21,13 @@ pub(crate) struct Offer {
 
 /// Whether the node takes the pod beside those it has.
 pub(crate) fn admit(pod: &Pod, others: &[&Pod], offer: &Offer) -> Result<(), Failure> {
-    let fail = |reason: &str, message: String| {
-        Err(Failure { reason: reason.to_owned(), message: format!("Pod was rejected: {message}") })
-    };
+    let fail = |reason: &str, message: String| Err(Failure { reason: reason.to_owned(), message });
+    if pod::spec(pod).os.as_ref().is_some_and(|os| os.name != "linux") {
+        return fail("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS".into());
+    }
+    if let Err(why) = sysctls::check(pod) {
+        return fail("SysctlForbidden", format!("forbidden sysctl: {why}"));
+    }
     if others.len() >= offer.pods {
         let used = others.len();
         let message =
@@ -108,7 +113,7 @@ fn matches_requirement(requirement: &NodeSelectorRequirement, value: Option<&Str
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::{Container, ContainerPort, PodSpec, ResourceRequirements};
+    use k8s_openapi::api::core::v1::{Container, ContainerPort, PodOS, PodSpec, ResourceRequirements};
     use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
     use super::*;
@@ -147,5 +152,8 @@ mod tests {
             let got = admit(&new, &others, &offer).err().map(|failure| failure.reason);
             assert_eq!(got.as_deref(), expected);
         }
+        let mut windows = pod("0", None, None);
+        windows.spec.as_mut().unwrap().os = Some(PodOS { name: "windows".into() });
+        assert_eq!(admit(&windows, &[], &offer).unwrap_err().reason, "PodOSNotSupported");
     }
 }

@@ -1,14 +1,17 @@
-//! postStart and preStop: a command in the container, an HTTP request, a connection, or a sleep.
+//! postStart and preStop: a command in the container, an HTTP request, or a sleep.
 
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler};
 
-use crate::probe::{self, Action};
+use crate::pod;
+use crate::probe::Action;
 use crate::runtime::PodRuntime;
 
 /// The response of a hook may take as long as its container's start or grace lets it; this is for dead peers.
 const LONGEST: Duration = Duration::from_secs(3600);
+/// How hooks introduce themselves to HTTP servers.
+const AGENT: &str = "kube-lifecycle/1.36";
 
 /// Runs a hook to its end.
 pub(crate) async fn run(
@@ -22,14 +25,20 @@ pub(crate) async fn run(
         tokio::time::sleep(Duration::from_secs(sleep.seconds.max(0) as u64)).await;
         return Ok(());
     }
-    let action = if let Some(exec) = &handler.exec {
-        Action::Exec(crate::pod::list(&exec.command).to_vec())
-    } else if let Some(get) = &handler.http_get {
-        Action::http(container, get, ip)?
-    } else if let Some(tcp) = &handler.tcp_socket {
-        Action::tcp(container, tcp, ip)?
-    } else {
-        return Ok(());
-    };
-    probe::attempt(runtime, id, &action, LONGEST).await
+    if let Some(exec) = &handler.exec {
+        let command = pod::list(&exec.command).to_vec();
+        let answer = runtime.exec_sync(id, command.clone(), LONGEST).await;
+        let answer = answer.map_err(|error| format!("command {command:?} failed: {}", error.message))?;
+        if answer.exit_code == 0 {
+            return Ok(());
+        }
+        let output = String::from_utf8_lossy(&[answer.stdout, answer.stderr].concat()).trim_end().to_owned();
+        return Err(format!("command {command:?} exited with {}: {output}", answer.exit_code));
+    }
+    if let Some(get) = &handler.http_get {
+        // Whatever is answered: a hook tells, it does not ask.
+        let told = tokio::time::timeout(LONGEST, Action::http(container, get, ip)?.send(AGENT)).await;
+        return told.map_err(|_| "the server does not answer".to_owned())?.map(drop);
+    }
+    Err("invalid handler: it names no action that can be taken".into())
 }

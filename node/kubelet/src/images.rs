@@ -1,7 +1,8 @@
 //! Getting a container's image: pull policy, pull secrets, back-off.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
 use cri::v1::{AuthConfig, Image, PodSandboxConfig};
@@ -15,8 +16,31 @@ use crate::objects::PodObjects;
 use crate::pod;
 use crate::worker::StartError;
 
-/// Back-off of pulls, by image, for one pod.
-pub(crate) type PullBackoff = Mutex<Backoff<String>>;
+/// Pulls of one pod that failed: their back-off by image, and the last error of each.
+#[derive(Default)]
+pub(crate) struct PullBackoff(Mutex<(Backoff<String>, HashMap<String, String>)>);
+
+impl PullBackoff {
+    /// How much longer to wait, and why.
+    fn left(&self, image: &String) -> Option<(Duration, String)> {
+        let guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (backoff, errors) = &*guard;
+        let left = backoff.left(image, Timestamp::now())?;
+        Some((left, errors.get(image).cloned().unwrap_or_default()))
+    }
+
+    fn failed(&self, image: &str, error: &str) {
+        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        guard.0.next(image.to_owned(), Timestamp::now());
+        guard.1.insert(image.to_owned(), error.to_owned());
+    }
+
+    fn succeeded(&self, image: &String) {
+        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        guard.0.reset(image);
+        guard.1.remove(image);
+    }
+}
 
 /// Makes sure that the image is here. The error's reason and message are what status shows.
 pub(crate) async fn ensure(
@@ -32,6 +56,12 @@ pub(crate) async fn ensure(
     let event = |warning: bool, reason: &str, message: String| {
         context.events.event(pod, Some(&container.name), warning, reason, message);
     };
+    if !is_reference(&shown) {
+        let why = format!("couldn't parse image name {shown:?}: invalid reference format");
+        let message = format!("Failed to apply default image tag {shown:?}: {why}");
+        event(true, "InspectFailed", message.clone());
+        return Err(StartError::retry("InvalidImageName", message));
+    }
     let present = match context.runtime.image_status(&name).await {
         Ok(present) => present,
         Err(error) => {
@@ -54,12 +84,10 @@ pub(crate) async fn ensure(
         }
         _ => {}
     }
-    let now = Timestamp::now();
-    let waiting = backoff.lock().unwrap_or_else(PoisonError::into_inner).left(&name, now);
-    if let Some(left) = waiting {
+    if let Some((left, error)) = backoff.left(&name) {
         let message = format!("Back-off pulling image {shown:?}");
         event(false, "BackOff", message.clone());
-        return Err(StartError::after("ImagePullBackOff", message, left));
+        return Err(StartError::after("ImagePullBackOff", format!("{message}: ErrImagePull: {error}"), left));
     }
     event(false, "Pulling", format!("Pulling image {shown:?}"));
     let began = Instant::now();
@@ -75,13 +103,12 @@ pub(crate) async fn ensure(
                     "Successfully pulled image {shown:?} in {took} ({took} including waiting). Image size: {size} bytes."
                 ),
             );
-            backoff.lock().unwrap_or_else(PoisonError::into_inner).reset(&name);
+            backoff.succeeded(&name);
             Ok(image)
         }
         Err(error) => {
             event(true, "Failed", format!("Failed to pull image {shown:?}: {error}"));
-            let mut backoff = backoff.lock().unwrap_or_else(PoisonError::into_inner);
-            backoff.next(name.clone(), Timestamp::now());
+            backoff.failed(&name, &error);
             Err(StartError::pull(error))
         }
     }
@@ -126,6 +153,36 @@ fn policy(container: &Container) -> &str {
         _ if with_tag(container.image.as_deref().unwrap_or_default()).ends_with(":latest") => "Always",
         _ => "IfNotPresent",
     }
+}
+
+/// Whether this names an image at all: `[HOST[:PORT]/]PATH[:TAG][@DIGEST]`.
+fn is_reference(image: &str) -> bool {
+    let all = |text: &str, allowed: fn(char) -> bool| !text.is_empty() && text.chars().all(allowed);
+    let (name, digest) = image.split_once('@').map_or((image, None), |(name, digest)| (name, Some(digest)));
+    let good_digest = digest.is_none_or(|digest| {
+        let parts = digest.split_once(':');
+        parts.is_some_and(|(_, hex)| hex.len() >= 32 && all(hex, |c| matches!(c, '0'..='9' | 'a'..='f')))
+    });
+    let (name, tag) = match name.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
+        _ => (name, None),
+    };
+    let good_tag = tag.is_none_or(|tag| {
+        tag.len() <= 128
+            && !tag.starts_with(['.', '-'])
+            && all(tag, |c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
+    });
+    let (host, path) = match name.split_once('/') {
+        Some((host, path)) if registry(name) == host => (host, path),
+        _ => ("localhost", name),
+    };
+    let good_host = all(host, |c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']'));
+    let word = |part: &str| {
+        all(part, |c| matches!(c, 'a'..='z' | '0'..='9' | '.' | '_' | '-'))
+            && part.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && part.ends_with(|c: char| c.is_ascii_alphanumeric())
+    };
+    good_digest && good_tag && good_host && path.split('/').all(word)
 }
 
 /// The name with `:latest` where it has neither tag nor digest.
@@ -183,6 +240,30 @@ mod tests {
             ("localhost/x@sha256:1", "localhost/x@sha256:1", "localhost"),
         ] {
             assert_eq!((with_tag(image).as_str(), registry(image)), (tagged, host));
+        }
+    }
+
+    #[test]
+    fn what_names_an_image() {
+        let digest = "sha256:".to_owned() + &"0a".repeat(32);
+        for (image, good) in [
+            ("busybox", true),
+            ("a/b_c/d-e.f:V1.2-x", true),
+            ("reg.example:5000/a", true),
+            ("localhost/x", true),
+            (&format!("a@{digest}"), true),
+            (&format!("a:1@{digest}"), true),
+            ("a@sha256:short", false),
+            ("", false),
+            ("Upper", false),
+            ("a b", false),
+            ("a//b", false),
+            ("a:", false),
+            ("a:-x", false),
+            ("/a", false),
+            ("a/", false),
+        ] {
+            assert_eq!(is_reference(image), good, "{image}");
         }
     }
 

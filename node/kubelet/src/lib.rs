@@ -94,8 +94,8 @@ impl Kubelet {
             std::fs::create_dir_all(&dir).map_err(|source| KubeletError::Io { path: dir, source })?;
         }
         let cgroups = Cgroups::new(Layout::detect()?, &config.cgroup_root);
-        cgroups.setup()?;
         let machine = Machine::read(&config.data_dir);
+        cgroups.setup(machine.cpus as i64 * 1000)?;
         let context = Arc::new(context(&config, &client, &runtime, cgroups, &machine, &tasks, &shutdown)?);
         let selector = format!("spec.nodeName={}", config.node_name);
         let informer =

@@ -62,6 +62,18 @@ fn rotate(log: &Path) -> io::Result<PathBuf> {
     Ok(target)
 }
 
+/// Removes a log and what was rotated away from it. What is left goes with the pod.
+pub(crate) fn remove(log: &Path) {
+    for file in rotated(log).unwrap_or_default().iter().map(PathBuf::as_path).chain([log]) {
+        match fs::remove_file(file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(file = %file.display(), %error, "cannot remove an old log");
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Rotated files of a log, oldest first.
 fn rotated(log: &Path) -> io::Result<Vec<PathBuf>> {
     let (Some(dir), Some(name)) = (log.parent(), log.file_name().and_then(|name| name.to_str())) else {
@@ -96,5 +108,8 @@ mod tests {
         assert_eq!(left.last(), Some(&target));
         assert_eq!(fs::read_to_string(target).unwrap(), "now");
         assert!(left[0].display().to_string().ends_with("20260104-000000"));
+        remove(&log);
+        let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["1.log"], "another run's stays");
     }
 }

@@ -51,11 +51,13 @@ fn reference(view: &View) -> PodRef {
         running: run.alive(),
     };
     let default = if pod::init_containers(&view.pod).is_empty() { "ContainerCreating" } else { "PodInitializing" };
-    let containers = pod::all_containers(&view.pod).map(|container| {
-        let record = view.records.get(&container.name);
-        let waiting = view.waiting.get(&container.name).map_or(default, |waiting| waiting.reason.as_str());
+    let lasting = pod::all_containers(&view.pod).map(|container| &container.name);
+    let ephemeral = pod::list(&pod::spec(&view.pod).ephemeral_containers).iter().map(|container| &container.name);
+    let containers = lasting.chain(ephemeral).map(|name| {
+        let record = view.records.get(name);
+        let waiting = view.waiting.get(name).map_or(default, |waiting| waiting.reason.as_str());
         ContainerRef {
-            name: container.name.clone(),
+            name: name.clone(),
             current: record.and_then(|r| r.current.as_ref()).map(instance),
             previous: record.and_then(|r| r.previous.as_ref()).map(instance),
             waiting: waiting.to_owned(),

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec, PodStatus};
 
 static NO_SPEC: LazyLock<PodSpec> = LazyLock::new(PodSpec::default);
 static NO_STATUS: LazyLock<PodStatus> = LazyLock::new(PodStatus::default);
@@ -71,7 +71,22 @@ pub(crate) fn all_containers(pod: &Pod) -> impl DoubleEndedIterator<Item = &Cont
     init_containers(pod).iter().chain(containers(pod))
 }
 
-/// The container of this name, of whatever role.
+/// Ephemeral containers, as containers.
+pub(crate) fn ephemeral_containers(pod: &Pod) -> Vec<Container> {
+    let as_container = |ephemeral: &EphemeralContainer| {
+        let value = serde_json::to_value(ephemeral).expect("its fields are JSON");
+        serde_json::from_value(value).expect("it has a container's fields")
+    };
+    list(&spec(pod).ephemeral_containers).iter().map(as_container).collect()
+}
+
+/// The name of the container whose processes an ephemeral one is to see.
+pub(crate) fn debug_target<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
+    let ephemeral = list(&spec(pod).ephemeral_containers).iter().find(|c| c.name == name)?;
+    ephemeral.target_container_name.as_deref().filter(|target| !target.is_empty())
+}
+
+/// The container of this name, of whatever lasting role.
 pub(crate) fn container<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
     all_containers(pod).find(|c| c.name == name)
 }
@@ -143,7 +158,11 @@ pub(crate) fn start_time(pod: &Pod) -> Option<Timestamp> {
 
 /// The field path of a container, as events about it carry it.
 pub(crate) fn field_path(pod: &Pod, name: &str) -> String {
-    let list = if is_init(pod, name) { "initContainers" } else { "containers" };
+    let list = match container(pod, name) {
+        None => "ephemeralContainers",
+        Some(_) if is_init(pod, name) => "initContainers",
+        Some(_) => "containers",
+    };
     format!("spec.{list}{{{name}}}")
 }
 

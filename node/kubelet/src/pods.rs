@@ -1,6 +1,7 @@
 //! The pods of this node: where they come from, their workers, and what the runtime tells about them.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cri::events::RuntimeEvent;
@@ -13,6 +14,8 @@ use crate::admission::{self, Offer};
 use crate::context::Context;
 use crate::labels;
 use crate::pod::{self, PodId};
+use crate::qos::QosClass;
+use crate::resources;
 use crate::worker::{self, Failure, Handle, Message};
 
 /// Where a node's pods come from.
@@ -65,6 +68,8 @@ pub(crate) struct Pods {
     offer: Offer,
     source: PodSource,
     workers: Mutex<HashMap<String, Entry>>,
+    /// What the burstable pods ask for together, as their group was last told.
+    burstable_milli: AtomicI64,
     /// Rings when the runtime's images changed.
     pub(crate) images: Arc<Notify>,
 }
@@ -72,7 +77,8 @@ pub(crate) struct Pods {
 impl Pods {
     /// None yet.
     pub(crate) fn new(context: Arc<Context>, source: PodSource, offer: Offer) -> Pods {
-        Pods { context, offer, source, workers: Mutex::default(), images: Arc::default() }
+        let burstable_milli = AtomicI64::new(0);
+        Pods { context, offer, source, workers: Mutex::default(), burstable_milli, images: Arc::default() }
     }
 
     fn workers(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
@@ -132,6 +138,21 @@ impl Pods {
             // A worker that ended does not need it.
             let _ = inbox.send(message).await;
         }
+        self.weigh();
+    }
+
+    /// Gives the burstable pods together the weight of all they ask for.
+    fn weigh(&self) {
+        let Some(cgroups) = &self.context.cgroups else { return };
+        let views = self.handles().into_iter().map(|handle| Arc::clone(&handle.view.borrow()));
+        let burstable = views.filter(|view| !view.over && QosClass::of(&view.pod) == QosClass::Burstable);
+        let milli: i64 = burstable.map(|view| resources::pod_request(&view.pod, "cpu")).sum();
+        if self.burstable_milli.swap(milli, Ordering::Relaxed) == milli {
+            return;
+        }
+        if let Err(error) = cgroups.set_weight(QosClass::Burstable, milli) {
+            tracing::warn!(%error, "cannot set the weight of the burstable pods");
+        }
     }
 
     fn sync_one(&self, pod: &NodePod) -> Option<(mpsc::Sender<Message>, Message)> {
@@ -146,10 +167,10 @@ impl Pods {
                 Some((entry.handle.inbox.clone(), Message::Pod(Arc::clone(&pod.pod))))
             }
             _ => {
-                let rejected = self.judge(&pod.pod, &workers);
-                if let Some(failure) = &rejected {
-                    self.context.events.event(&pod.pod, None, true, &failure.reason, failure.message.clone());
-                }
+                let rejected = self.judge(&pod.pod, &workers).map(|Failure { reason, message }| {
+                    self.context.events.event(&pod.pod, None, true, &reason, message.clone());
+                    Failure { reason, message: format!("Pod was rejected: {message}") }
+                });
                 let handle = worker::spawn(&self.context, Arc::clone(&pod.pod), rejected);
                 let version = pod.meta.resource_version.clone();
                 workers.insert(pod.meta.uid.clone(), Entry { handle, version, gone: false });

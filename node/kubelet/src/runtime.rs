@@ -12,7 +12,8 @@ use cri::v1::{
 /// CRI as far as a worker uses it.
 #[async_trait]
 pub(crate) trait PodRuntime: Send + Sync + 'static {
-    async fn run_pod_sandbox(&self, config: PodSandboxConfig) -> Result<String, CriError>;
+    /// `handler` is the name of a RuntimeClass's handler; empty for the runtime's default.
+    async fn run_pod_sandbox(&self, config: PodSandboxConfig, handler: &str) -> Result<String, CriError>;
     async fn stop_pod_sandbox(&self, id: &str) -> Result<(), CriError>;
     async fn remove_pod_sandbox(&self, id: &str) -> Result<(), CriError>;
     async fn pod_sandbox_status(&self, id: &str) -> Result<Option<PodSandboxStatus>, CriError>;
@@ -47,8 +48,8 @@ fn spec(image: &str) -> ImageSpec {
 
 #[async_trait]
 impl PodRuntime for cri::Runtime {
-    async fn run_pod_sandbox(&self, config: PodSandboxConfig) -> Result<String, CriError> {
-        Box::pin(cri::Runtime::run_pod_sandbox(self, config, "")).await
+    async fn run_pod_sandbox(&self, config: PodSandboxConfig, handler: &str) -> Result<String, CriError> {
+        Box::pin(cri::Runtime::run_pod_sandbox(self, config, handler)).await
     }
 
     async fn stop_pod_sandbox(&self, id: &str) -> Result<(), CriError> {

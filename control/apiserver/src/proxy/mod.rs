@@ -97,10 +97,11 @@ impl Streams {
         let client = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
         let request = tunnel::outgoing(&target, parts, body)?;
         let upstream = self.connector.send(&target, request, &self.tasks).await?;
-        if plain && !upstream.status().is_success() {
+        let switched = upstream.status() == http::StatusCode::SWITCHING_PROTOCOLS;
+        if plain && !switched && !upstream.status().is_success() {
             return Err(tunnel::refusal(upstream).await);
         }
-        if upstream.status() != http::StatusCode::SWITCHING_PROTOCOLS {
+        if !switched {
             return Ok(tunnel::relay(upstream));
         }
         let Some(client) = client else {

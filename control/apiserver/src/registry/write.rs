@@ -294,7 +294,9 @@ impl Writer<'_> {
             Part::Sub { keep, .. } => keep(new, old)?,
         }
         object_meta::normalise(new);
-        if storage.facts.generation && !matches!(part, Part::Status) && asks_for_more(storage, new, old) {
+        // A binding says where a pod runs, which is nothing that its user asks for.
+        let counts = !matches!(part, Part::Status | Part::Sub { name: "binding", .. });
+        if storage.facts.generation && counts && asks_for_more(storage, new, old) {
             new["metadata"]["generation"] = (meta::generation(old) + 1).into();
         }
         Ok(())

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use cri::websocket;
 use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -152,7 +153,7 @@ async fn route(state: &Arc<State>, request: Request<Incoming>) -> Result<Respons
         ["stats", "summary"] => {
             Ok(json_response(&stats::summary(&state.node_name, &state.runtime).await.map_err(internal)?))
         }
-        ["containerLogs", namespace, pod, container] => logs(state, &request, namespace, pod, container).await,
+        ["containerLogs", namespace, pod, container] => logs(state, request, namespace, pod, container).await,
         ["exec", namespace, pod, container] => streams::exec(state, request, namespace, pod, "", container).await,
         ["exec", namespace, pod, uid, container] => streams::exec(state, request, namespace, pod, uid, container).await,
         ["attach", namespace, pod, container] => streams::attach(state, request, namespace, pod, "", container).await,
@@ -181,12 +182,12 @@ pub(super) fn find_pod(state: &State, namespace: &str, name: &str, uid: &str) ->
 
 async fn logs(
     state: &Arc<State>,
-    request: &Request<Incoming>,
+    request: Request<Incoming>,
     namespace: &str,
     pod: &str,
     container: &str,
 ) -> Result<Response<Body>, Refusal> {
-    let query = Query::of(request);
+    let query = Query::of(&request);
     let options = log_options(&query)?;
     let found = find_pod(state, namespace, pod, "")?;
     let not_found = || (StatusCode::NOT_FOUND, format!("container {container:?} not found in pod {pod:?}"));
@@ -201,7 +202,8 @@ async fn logs(
     };
     let reader = LogReader::open(&instance.log_path, &options).await.map_err(internal)?;
     let (sender, receiver) = mpsc::channel::<Bytes>(4);
-    let (tasks, state, id) = (state.tasks.clone(), state.clone(), instance.id.clone());
+    let (tasks, state, id) = (&state.tasks, Arc::clone(state), instance.id.clone());
+    let shutdown = state.shutdown.clone();
     tasks.spawn(async move {
         let exited = async {
             state.pods.container_exited(&id).await;
@@ -215,6 +217,9 @@ async fn logs(
             },
         }
     });
+    if websocket::is_websocket(request.headers()) {
+        return streams::log(tasks, shutdown, request, receiver);
+    }
     let frames = futures::stream::unfold(receiver, |mut receiver| async move {
         receiver.recv().await.map(|bytes| (Ok::<_, Infallible>(Frame::data(bytes)), receiver))
     });

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use cri::streams::{Connected, StreamError, Streams, connect, offered_protocols};
 use cri::v1::{AttachRequest, ExecRequest};
 use cri::websocket::{self, Protocol};
@@ -10,6 +11,9 @@ use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::routes::{Body, Query, Refusal, State, bad, empty, find_pod, internal, text};
 
@@ -115,6 +119,39 @@ enum Kind {
     PortForward,
 }
 
+/// A log for a client that asks for it over a WebSocket.
+pub(super) fn log(
+    tasks: &TaskTracker,
+    shutdown: CancellationToken,
+    mut request: Request<Incoming>,
+    source: mpsc::Receiver<Bytes>,
+) -> Result<Response<Body>, Refusal> {
+    let upgrade = hyper::upgrade::on(&mut request);
+    let accepted = websocket::accept(request.headers(), websocket::LOG);
+    let (protocol, response) = accepted.map_err(|error| bad(error.to_string()))?;
+    let send = async move {
+        let client = TokioIo::new(upgrade.await.map_err(|error| error.to_string())?);
+        cri::streams::bytes(client, protocol, source).await.map_err(|error| error.to_string())
+    };
+    until_shutdown(tasks, shutdown, send);
+    Ok(response.map(|()| empty()))
+}
+
+fn until_shutdown(
+    tasks: &TaskTracker,
+    shutdown: CancellationToken,
+    carried: impl Future<Output = Result<(), String>> + Send + 'static,
+) {
+    tasks.spawn(async move {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            carried = carried => if let Err(error) = carried {
+                tracing::debug!(error, "a stream of the kubelet's API broke");
+            },
+        }
+    });
+}
+
 /// Switches the client's connection over and carries it in a task of its own.
 async fn carry(
     state: &Arc<State>,
@@ -146,26 +183,16 @@ async fn carry(
 }
 
 fn spawn(state: &Arc<State>, upgrade: OnUpgrade, connected: Connected, websocket: Option<(Protocol, Kind)>) {
-    let shutdown = state.shutdown.clone();
-    state.tasks.spawn(async move {
-        let carried = async {
-            let client = TokioIo::new(upgrade.await.map_err(|error| error.to_string())?);
-            let carried = match websocket {
-                Some((protocol, Kind::RemoteCommand(streams))) => {
-                    connected.remote_command(client, protocol, streams).await
-                }
-                Some((_, Kind::PortForward)) => connected.unwrapped(client).await,
-                None => connected.tunnel(client).await,
-            };
-            carried.map_err(|error| error.to_string())
+    let carried = async move {
+        let client = TokioIo::new(upgrade.await.map_err(|error| error.to_string())?);
+        let carried = match websocket {
+            Some((protocol, Kind::RemoteCommand(streams))) => connected.remote_command(client, protocol, streams).await,
+            Some((_, Kind::PortForward)) => connected.unwrapped(client).await,
+            None => connected.tunnel(client).await,
         };
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            carried = carried => if let Err(error) = carried {
-                tracing::debug!(error, "a stream of the kubelet's API broke");
-            },
-        }
-    });
+        carried.map_err(|error| error.to_string())
+    };
+    until_shutdown(&state.tasks, state.shutdown.clone(), carried);
 }
 
 /// The runtime's own refusal is the client's fault as often as not; say it as it is.

@@ -79,16 +79,20 @@ impl Cgroups {
         Cgroups { layout, root: PathBuf::from(root.trim_matches('/')) }
     }
 
-    /// Makes the trees of the three classes.
-    pub(crate) fn setup(&self) -> Result<(), CgroupError> {
-        for class in [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort] {
-            let path = self.class_path(class);
-            self.create(&path)?;
-            if class == QosClass::BestEffort {
-                self.apply(&path, &PodLimits { cpu_shares: Some(convert::MIN_SHARES), ..PodLimits::default() })?;
-            }
+    /// Makes the trees of the three classes, which together weigh as much as this many thousandths of a cpu.
+    pub(crate) fn setup(&self, cpu_milli: i64) -> Result<(), CgroupError> {
+        let weights = [(QosClass::Guaranteed, cpu_milli), (QosClass::Burstable, 0), (QosClass::BestEffort, 0)];
+        for (class, milli) in weights {
+            self.create(&self.class_path(class))?;
+            self.set_weight(class, milli)?;
         }
         Ok(())
+    }
+
+    /// Gives a class the weight of what its pods ask for together.
+    pub(crate) fn set_weight(&self, class: QosClass, cpu_milli: i64) -> Result<(), CgroupError> {
+        let limits = PodLimits { cpu_shares: Some(shares(cpu_milli)), ..PodLimits::default() };
+        self.apply(&self.class_path(class), &limits)
     }
 
     fn class_path(&self, class: QosClass) -> PathBuf {
@@ -297,7 +301,13 @@ mod tests {
     fn v1_sets_each_controller_in_its_own_hierarchy() {
         let dir = tempfile::tempdir().unwrap();
         let groups = Cgroups::new(v1(dir.path()), "/keelson/n1");
-        groups.setup().unwrap();
+        groups.setup(2000).unwrap();
+        groups.set_weight(QosClass::Burstable, 300).unwrap();
+        let weight = |group: &str| {
+            fs::read_to_string(dir.path().join("cpu,cpuacct/keelson/n1/kubepods").join(group).join("cpu.shares"))
+        };
+        let classes = ["", "burstable", "besteffort"].map(|group| weight(group).unwrap());
+        assert_eq!(classes, ["2048", "307", "2"]);
         groups.ensure_pod(QosClass::Burstable, "u1", &limits()).unwrap();
         let pod = "keelson/n1/kubepods/burstable/podu1";
         for (file, expected) in [

@@ -4,6 +4,7 @@ mod dns;
 mod mounts;
 pub(crate) mod sandbox;
 pub(crate) mod security;
+pub(crate) mod sysctls;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -75,6 +76,8 @@ pub(crate) struct Request<'a> {
     pub(crate) mounts: Vec<Mount>,
     /// Host file of the termination message.
     pub(crate) termination_file: String,
+    /// The container whose processes it sees.
+    pub(crate) target: Option<String>,
 }
 
 /// Builds the container's configuration.
@@ -103,7 +106,7 @@ pub(crate) fn config(request: Request<'_>, settings: &Settings) -> ContainerConf
         tty: container.tty.unwrap_or(false),
         linux: Some(LinuxContainerConfig {
             resources: Some(linux_resources(pod, container, settings)),
-            security_context: Some(security::context(pod, container, settings)),
+            security_context: Some(security::context(pod, container, request.target, settings)),
         }),
         stop_signal: stop_signal(container).into(),
         ..ContainerConfig::default()
@@ -185,6 +188,7 @@ mod tests {
             env: &env,
             mounts: vec![],
             termination_file: "/f".into(),
+            target: None,
         };
         let config = config(request, &Settings::for_tests());
         assert_eq!(config.args, ["--name=x", "$(NONE)"]);

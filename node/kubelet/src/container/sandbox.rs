@@ -8,7 +8,7 @@ use cri::v1::{
 };
 use k8s_openapi::api::core::v1::Pod;
 
-use super::{Settings, dns, security};
+use super::{Settings, dns, security, sysctls};
 use crate::labels;
 use crate::pod::{self, PodId};
 use crate::qos::QosClass;
@@ -132,7 +132,6 @@ fn linux(pod: &Pod, id: &PodId, settings: &Settings) -> LinuxPodSandboxConfig {
     let spec = pod::spec(pod);
     let of_pod = spec.security_context.as_ref();
     let privileged = pod::all_containers(pod).any(security::privileged);
-    let sysctls = of_pod.map(|s| pod::list(&s.sysctls)).unwrap_or_default();
     let context = LinuxSandboxSecurityContext {
         namespace_options: Some(namespaces(pod)),
         run_as_user: of_pod.and_then(|s| s.run_as_user).map(security::int64),
@@ -145,7 +144,7 @@ fn linux(pod: &Pod, id: &PodId, settings: &Settings) -> LinuxPodSandboxConfig {
     LinuxPodSandboxConfig {
         cgroup_parent: settings.cgroup_parent(QosClass::of(pod), &id.uid),
         security_context: Some(context),
-        sysctls: sysctls.iter().map(|s| (s.name.clone(), s.value.clone())).collect(),
+        sysctls: sysctls::of(pod).map(|(name, value)| (name, value.to_owned())).collect(),
         ..LinuxPodSandboxConfig::default()
     }
 }

@@ -2,7 +2,8 @@
 
 use cri::v1::security_profile::ProfileType;
 use cri::v1::{
-    Capability, Image, Int64Value, LinuxContainerSecurityContext, SecurityProfile, SupplementalGroupsPolicy,
+    Capability, Image, Int64Value, LinuxContainerSecurityContext, NamespaceMode, SecurityProfile,
+    SupplementalGroupsPolicy,
 };
 use k8s_openapi::api::core::v1::{AppArmorProfile, Container, Pod, SeccompProfile, SecurityContext};
 
@@ -113,7 +114,18 @@ fn profile(kind: ProfileType, localhost_ref: String) -> SecurityProfile {
 }
 
 /// Builds a container's security context.
-pub(crate) fn context(pod: &Pod, container: &Container, settings: &Settings) -> LinuxContainerSecurityContext {
+/// `target` is the container whose processes it sees, where they do not see each other's anyway.
+pub(crate) fn context(
+    pod: &Pod,
+    container: &Container,
+    target: Option<String>,
+    settings: &Settings,
+) -> LinuxContainerSecurityContext {
+    let mut namespaces = sandbox::namespaces(pod);
+    if let Some(target) = target.filter(|_| namespaces.pid() == NamespaceMode::Container) {
+        namespaces.set_pid(NamespaceMode::Target);
+        namespaces.target_id = target;
+    }
     let none = SecurityContext::default();
     let own = container.security_context.as_ref().unwrap_or(&none);
     let of_pod = pod::spec(pod).security_context.as_ref();
@@ -128,7 +140,7 @@ pub(crate) fn context(pod: &Pod, container: &Container, settings: &Settings) -> 
             add_ambient_capabilities: Vec::new(),
         }),
         privileged,
-        namespace_options: Some(sandbox::namespaces(pod)),
+        namespace_options: Some(namespaces),
         run_as_user: run_as_user(pod, container).map(int64),
         run_as_group: own.run_as_group.or_else(|| of_pod?.run_as_group).map(int64),
         readonly_rootfs: own.read_only_root_filesystem.unwrap_or(false),
@@ -188,7 +200,7 @@ mod tests {
         let of = |privileged: bool| {
             let security = SecurityContext { privileged: Some(privileged), ..SecurityContext::default() };
             let container = Container { security_context: Some(security), ..Container::default() };
-            context(&pod, &container, &settings)
+            context(&pod, &container, None, &settings)
         };
         assert_eq!(of(false).seccomp.unwrap().profile_type(), ProfileType::RuntimeDefault);
         assert!(!of(false).masked_paths.is_empty());

@@ -12,80 +12,123 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use super::authority;
+use super::{Outcome, authority};
 
 const MAX_BODY: usize = 10 * 1024;
 const MAX_REDIRECTS: usize = 10;
 
-/// One request; 200 to 399 is success.
-pub(crate) async fn get(
-    https: bool,
-    host: &str,
-    port: u16,
-    path: &str,
-    headers: &[(String, String)],
-) -> Result<(), String> {
-    let mut path = path.to_owned();
-    for _ in 0..MAX_REDIRECTS {
-        let (status, location, body) = once(https, host, port, &path, headers).await?;
-        if status.is_redirection() {
-            match location.as_deref().and_then(|location| same_host(location, host)) {
-                Some(next) => {
-                    path = next;
-                    continue;
-                }
-                // Elsewhere is not ours to judge: the answer itself was good.
-                None => return Ok(()),
+/// One GET as a probe or a hook asks for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Get {
+    pub(crate) https: bool,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// With its query.
+    pub(crate) path: String,
+    pub(crate) headers: Vec<(String, String)>,
+}
+
+/// What came back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    status: StatusCode,
+    location: Option<String>,
+    body: String,
+}
+
+/// 200 to 299 is success, and so is being sent elsewhere, which is not ours to judge.
+pub(crate) fn judge(answer: Result<Answer, String>) -> Outcome {
+    match answer {
+        Err(error) => Outcome::Failure(error),
+        Ok(answer) if answer.status.is_success() => Outcome::Success,
+        Ok(answer) if answer.status.is_redirection() => {
+            Outcome::Warning(format!("Probe terminated redirects, Response body: {}", answer.body))
+        }
+        Ok(answer) => {
+            tracing::debug!(status = %answer.status, body = answer.body, "HTTP probe failed");
+            Outcome::Failure(format!("HTTP probe failed with statuscode: {}", answer.status.as_u16()))
+        }
+    }
+}
+
+impl Get {
+    /// For messages.
+    pub(crate) fn url(&self) -> String {
+        format!("{}://{}{}", if self.https { "https" } else { "http" }, authority(&self.host, self.port), self.path)
+    }
+
+    /// Sends it, and follows where it is sent on to as long as that is the same host.
+    pub(crate) async fn send(&self, agent: &str) -> Result<Answer, String> {
+        let mut get = self.clone();
+        for _ in 0..MAX_REDIRECTS {
+            let answer = get.once(agent).await.map_err(|what| format!("Get \"{}\": {what}", get.url()))?;
+            let next = answer.location.as_deref().filter(|_| redirects(answer.status)).map(|to| get.redirected(to));
+            match next {
+                Some(Some(next)) if next.host == self.host => get = next,
+                _ => return Ok(answer),
             }
         }
-        if status.is_success() {
-            return Ok(());
+        Err(format!("Get \"{}\": stopped after {MAX_REDIRECTS} redirects", self.url()))
+    }
+
+    /// Where a Location leads.
+    fn redirected(&self, location: &str) -> Option<Get> {
+        let uri: Uri = match location {
+            whole if whole.contains("://") => whole.parse().ok()?,
+            host if host.starts_with("//") => {
+                format!("{}:{host}", if self.https { "https" } else { "http" }).parse().ok()?
+            }
+            path if path.starts_with('/') => return Some(Get { path: path.to_owned(), ..self.clone() }),
+            relative => {
+                let path = self.path.split('?').next().unwrap_or_default();
+                let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
+                return Some(Get { path: format!("{parent}/{relative}"), ..self.clone() });
+            }
+        };
+        let https = match uri.scheme_str()? {
+            "https" => true,
+            "http" => false,
+            _ => return None,
+        };
+        let host = uri.host()?.trim_matches(['[', ']']).to_owned();
+        let port = uri.port_u16().unwrap_or(if https { 443 } else { 80 });
+        let path = uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
+        Some(Get { https, host, port, path, headers: self.headers.clone() })
+    }
+
+    async fn once(&self, agent: &str) -> Result<Answer, String> {
+        let target = authority(&self.host, self.port);
+        let request = self.request(&target, agent).map_err(|error| error.to_string())?;
+        let stream = TcpStream::connect(&target).await.map_err(|error| format!("dial tcp {target}: {error}"))?;
+        if self.https {
+            let name = ServerName::try_from(self.host.clone()).map_err(|error| error.to_string())?;
+            let connector = tokio_rustls::TlsConnector::from(Arc::new(any_certificate()?));
+            let stream = connector.connect(name, stream).await.map_err(|error| error.to_string())?;
+            exchange(stream, request).await
+        } else {
+            exchange(stream, request).await
         }
-        tracing::debug!(%status, body, "HTTP probe failed");
-        return Err(format!("HTTP probe failed with statuscode: {}", status.as_u16()));
     }
-    Err(format!("stopped after {MAX_REDIRECTS} redirects"))
+
+    fn request(&self, target: &str, agent: &str) -> http::Result<Request<Empty<Bytes>>> {
+        let mut request = Request::get(&self.path);
+        let defaults = [("host", target), ("user-agent", agent), ("accept", "*/*")];
+        let missing =
+            defaults.iter().filter(|(name, _)| !self.headers.iter().any(|(own, _)| own.eq_ignore_ascii_case(name)));
+        for (name, value) in missing {
+            request = request.header(*name, *value);
+        }
+        // One that is set to nothing is not sent.
+        for (name, value) in self.headers.iter().filter(|(_, value)| !value.is_empty()) {
+            request = request.header(name, value);
+        }
+        request.header(header::CONNECTION, "close").body(Empty::<Bytes>::new())
+    }
 }
 
-fn same_host(location: &str, host: &str) -> Option<String> {
-    let uri: Uri = location.parse().ok()?;
-    if uri.host().is_some_and(|other| other.trim_matches(['[', ']']) != host) {
-        return None;
-    }
-    uri.path_and_query().map(ToString::to_string)
-}
-
-type Answer = (StatusCode, Option<String>, String);
-
-async fn once(https: bool, host: &str, port: u16, path: &str, headers: &[(String, String)]) -> Result<Answer, String> {
-    let target = authority(host, port);
-    let scheme = if https { "https" } else { "http" };
-    let fail = |what: String| format!("Get \"{scheme}://{target}{path}\": {what}");
-    let stream = TcpStream::connect(&target).await.map_err(|e| fail(format!("dial tcp {target}: {e}")))?;
-    let mut request = Request::get(path);
-    let has = |name: &str| headers.iter().any(|(key, _)| key.eq_ignore_ascii_case(name));
-    if !has("host") {
-        request = request.header(header::HOST, &target);
-    }
-    if !has("user-agent") {
-        request = request.header(header::USER_AGENT, "kube-probe/1.36");
-    }
-    if !has("accept") {
-        request = request.header(header::ACCEPT, "*/*");
-    }
-    for (name, value) in headers {
-        request = request.header(name, value);
-    }
-    let request = request.header(header::CONNECTION, "close").body(Empty::<Bytes>::new());
-    let request = request.map_err(|e| fail(e.to_string()))?;
-    if https {
-        let name = ServerName::try_from(host.to_owned()).map_err(|e| fail(e.to_string()))?;
-        let connector = tokio_rustls::TlsConnector::from(Arc::new(any_certificate()?));
-        let stream = connector.connect(name, stream).await.map_err(|e| fail(e.to_string()))?;
-        exchange(stream, request).await.map_err(fail)
-    } else {
-        exchange(stream, request).await.map_err(fail)
-    }
+/// Statuses whose Location a client follows.
+fn redirects(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
 async fn exchange(
@@ -100,7 +143,7 @@ async fn exchange(
         let location = response.headers().get(header::LOCATION).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
         let body = body.map(|b| String::from_utf8_lossy(&b.to_bytes()).into_owned()).unwrap_or_default();
-        Ok((status, location, body))
+        Ok(Answer { status, location, body })
     };
     tokio::pin!(connection);
     tokio::pin!(answer);
@@ -171,26 +214,73 @@ mod tests {
 
     use super::*;
 
+    fn to(host: &str, port: u16, path: &str) -> Get {
+        let headers = vec![("X-Custom".to_owned(), "v".to_owned()), ("Accept".to_owned(), String::new())];
+        Get { https: false, host: host.into(), port, path: path.into(), headers }
+    }
+
     #[tokio::test]
     async fn status_decides() {
+        let elsewhere = "HTTP/1.1 302 Found\r\nlocation: http://elsewhere.example/\r\ncontent-length: 4\r\n\r\ngone";
         for (answer, expected) in [
-            ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", None),
-            ("HTTP/1.1 302 Found\r\nlocation: http://elsewhere.example/\r\ncontent-length: 0\r\n\r\n", None),
-            ("HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n", Some("HTTP probe failed with statuscode: 503")),
+            ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", Outcome::Success),
+            (elsewhere, Outcome::Warning("Probe terminated redirects, Response body: gone".into())),
+            (
+                "HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n",
+                Outcome::Failure("HTTP probe failed with statuscode: 503".into()),
+            ),
         ] {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let port = listener.local_addr().unwrap().port();
-            let server = async {
+            let (seen, result) = serve(&[answer], "/healthz").await;
+            assert_eq!(judge(result), expected);
+            let request = &seen[0];
+            assert!(request.starts_with("GET /healthz HTTP/1.1") && request.contains("x-custom: v"), "{request}");
+            assert!(request.contains("user-agent: test\r\n") && !request.contains("accept:"), "{request}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_redirect_on_the_same_host_is_followed() {
+        let moved = "HTTP/1.1 302 Found\r\nlocation: /there?x=1\r\ncontent-length: 0\r\n\r\n";
+        let failed = "HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n";
+        let (seen, result) = serve(&[moved, failed], "/here").await;
+        assert_eq!(judge(result), Outcome::Failure("HTTP probe failed with statuscode: 500".into()));
+        assert!(seen[1].starts_with("GET /there?x=1 "), "{}", seen[1]);
+        let (seen, result) = serve(&[moved; MAX_REDIRECTS], "/here").await;
+        assert_eq!(seen.len(), MAX_REDIRECTS);
+        assert!(result.unwrap_err().ends_with("stopped after 10 redirects"));
+    }
+
+    #[test]
+    fn where_a_location_leads() {
+        for (location, expected) in [
+            ("/b", Some("http://10.0.0.1:8080/b")),
+            ("b?c", Some("http://10.0.0.1:8080/a/b?c")),
+            ("https://10.0.0.1/b", Some("https://10.0.0.1:443/b")),
+            ("http://10.0.0.1:9", Some("http://10.0.0.1:9/")),
+            ("//other/b", Some("http://other:80/b")),
+            ("ftp://10.0.0.1/b", None),
+        ] {
+            let got = to("10.0.0.1", 8080, "/a/x?y/z").redirected(location).map(|get| get.url());
+            assert_eq!(got.as_deref(), expected, "{location}");
+        }
+    }
+
+    /// A server with these answers, one a connection; answers what it was asked and what was made of it.
+    async fn serve(answers: &[&str], path: &str) -> (Vec<String>, Result<Answer, String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = async {
+            let mut seen = Vec::new();
+            for answer in answers {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut buffer = [0; 1024];
                 let n = stream.read(&mut buffer).await.unwrap();
                 stream.write_all(answer.as_bytes()).await.unwrap();
-                String::from_utf8_lossy(&buffer[..n]).into_owned()
-            };
-            let headers = [("X-Custom".to_owned(), "v".to_owned())];
-            let (seen, result) = tokio::join!(server, get(false, "127.0.0.1", port, "/healthz", &headers));
-            assert_eq!(result.err().as_deref(), expected);
-            assert!(seen.starts_with("GET /healthz HTTP/1.1") && seen.contains("x-custom: v"), "{seen}");
-        }
+                seen.push(String::from_utf8_lossy(&buffer[..n]).into_owned());
+            }
+            seen
+        };
+        let get = to("127.0.0.1", port, path);
+        tokio::join!(server, get.send("test"))
     }
 }

@@ -1,7 +1,7 @@
 //! Probes: one task each, with its own timer; what changes a container's fate goes to the pod's worker.
 
 mod grpc;
-mod http;
+pub(crate) mod http;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,6 +17,9 @@ use crate::context::Context;
 use crate::pod;
 use crate::runtime::PodRuntime;
 use crate::worker::Message;
+
+/// How probes introduce themselves to HTTP servers.
+const PROBE_AGENT: &str = "kube-probe/1.36";
 
 /// Which of the three.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -64,7 +67,7 @@ pub(crate) enum Action {
     /// A command that must exit 0.
     Exec(Vec<String>),
     /// A request that must answer 200 to 399.
-    Http { https: bool, host: String, port: u16, path: String, headers: Vec<(String, String)> },
+    Http(http::Get),
     /// A connection that must stand.
     Tcp { host: String, port: u16 },
     /// gRPC's health service must answer SERVING.
@@ -73,10 +76,10 @@ pub(crate) enum Action {
 
 impl Action {
     /// An HTTP request to the container, or to the host it names.
-    pub(crate) fn http(container: &Container, get: &HTTPGetAction, ip: &str) -> Result<Action, String> {
+    pub(crate) fn http(container: &Container, get: &HTTPGetAction, ip: &str) -> Result<http::Get, String> {
         let headers = pod::list(&get.http_headers).iter().map(|h| (h.name.clone(), h.value.clone())).collect();
         let path = get.path.clone().unwrap_or_default();
-        Ok(Action::Http {
+        Ok(http::Get {
             https: get.scheme.as_deref() == Some("HTTPS"),
             host: host(get.host.as_deref(), ip),
             port: port(container, &get.port)?,
@@ -86,7 +89,7 @@ impl Action {
     }
 
     /// A TCP connection to the container, or to the host it names.
-    pub(crate) fn tcp(container: &Container, tcp: &TCPSocketAction, ip: &str) -> Result<Action, String> {
+    fn tcp(container: &Container, tcp: &TCPSocketAction, ip: &str) -> Result<Action, String> {
         Ok(Action::Tcp { host: host(tcp.host.as_deref(), ip), port: port(container, &tcp.port)? })
     }
 
@@ -95,7 +98,7 @@ impl Action {
             return Ok(Action::Exec(pod::list(&exec.command).to_vec()));
         }
         if let Some(get) = &probe.http_get {
-            return Action::http(container, get, ip);
+            return Action::http(container, get, ip).map(Action::Http);
         }
         if let Some(tcp) = &probe.tcp_socket {
             return Action::tcp(container, tcp, ip);
@@ -105,6 +108,22 @@ impl Action {
             return Ok(Action::Grpc { host: ip.into(), port, service: grpc.service.clone().unwrap_or_default() });
         }
         Err("the probe names no action".into())
+    }
+
+    /// What is said of a try that took longer than it may.
+    fn timed_out(&self, limit: Duration) -> String {
+        let limit = format!("{}s", limit.as_secs());
+        match self {
+            Action::Exec(command) => format!("command timed out: {:?} timed out after {limit}", command.join(" ")),
+            Action::Http(get) => {
+                let late = "context deadline exceeded (Client.Timeout exceeded while awaiting headers)";
+                format!("Get \"{}\": {late}", get.url())
+            }
+            Action::Tcp { host, port } => format!("dial tcp {}: i/o timeout", authority(host, *port)),
+            Action::Grpc { host, port, .. } => {
+                format!("timeout: failed to connect service {:?} within {limit}", authority(host, *port))
+            }
+        }
     }
 }
 
@@ -135,37 +154,53 @@ fn authority(host: &str, port: u16) -> String {
     }
 }
 
-/// Tries once. The error says what was seen.
-pub(crate) async fn attempt(
-    runtime: &dyn PodRuntime,
-    id: &str,
-    action: &Action,
-    limit: Duration,
-) -> Result<(), String> {
-    let work = async {
-        match action {
-            Action::Exec(command) => exec(runtime, id, command, limit).await,
-            Action::Http { https, host, port, path, headers } => http::get(*https, host, *port, path, headers).await,
-            Action::Tcp { host, port } => {
-                let target = authority(host, *port);
-                tokio::net::TcpStream::connect(&target).await.map(drop).map_err(|e| format!("dial tcp {target}: {e}"))
-            }
-            Action::Grpc { host, port, service } => grpc::check(&authority(host, *port), service).await,
-        }
-    };
-    // The runtime ends a command itself; it gets a moment more, so that its answer is the one we see.
-    let limit = if matches!(action, Action::Exec(_)) { limit.saturating_add(Duration::from_secs(2)) } else { limit };
-    match timeout(limit, work).await {
-        Ok(result) => result,
-        Err(_) => Err("context deadline exceeded (Client.Timeout exceeded while awaiting headers)".into()),
+/// What one try found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Good.
+    Success,
+    /// Good, with something to be told about.
+    Warning(String),
+    /// Bad, and what was seen.
+    Failure(String),
+    /// Nothing was found out, because the runtime could not even ask: neither good nor bad.
+    Unknown(String),
+}
+
+impl From<Result<(), String>> for Outcome {
+    fn from(result: Result<(), String>) -> Outcome {
+        result.map_or_else(Outcome::Failure, |()| Outcome::Success)
     }
 }
 
-async fn exec(runtime: &dyn PodRuntime, id: &str, command: &[String], limit: Duration) -> Result<(), String> {
+/// Tries once.
+async fn attempt(runtime: &dyn PodRuntime, id: &str, action: &Action, limit: Duration) -> Outcome {
+    let work = async {
+        match action {
+            Action::Exec(command) => exec(runtime, id, command, limit).await,
+            Action::Http(get) => http::judge(get.send(PROBE_AGENT).await),
+            Action::Tcp { host, port } => tcp(host, *port).await.into(),
+            Action::Grpc { host, port, service } => grpc::check(&authority(host, *port), service).await.into(),
+        }
+    };
+    // The runtime ends a command itself; it gets a moment more, so that its answer is the one we see.
+    let patience = if matches!(action, Action::Exec(_)) { limit.saturating_add(Duration::from_secs(2)) } else { limit };
+    timeout(patience, work).await.unwrap_or_else(|_| Outcome::Failure(action.timed_out(limit)))
+}
+
+async fn tcp(host: &str, port: u16) -> Result<(), String> {
+    let target = authority(host, port);
+    tokio::net::TcpStream::connect(&target).await.map(drop).map_err(|error| format!("dial tcp {target}: {error}"))
+}
+
+async fn exec(runtime: &dyn PodRuntime, id: &str, command: &[String], limit: Duration) -> Outcome {
     match runtime.exec_sync(id, command.to_vec(), limit).await {
-        Ok(answer) if answer.exit_code == 0 => Ok(()),
-        Ok(answer) => Err(String::from_utf8_lossy(&[answer.stdout, answer.stderr].concat()).trim_end().to_owned()),
-        Err(error) => Err(format!("command {command:?} failed: {}", error.message)),
+        Ok(answer) if answer.exit_code == 0 => Outcome::Success,
+        Ok(answer) => {
+            Outcome::Failure(String::from_utf8_lossy(&[answer.stdout, answer.stderr].concat()).trim_end().to_owned())
+        }
+        Err(error) if error.is_timeout() => Outcome::Failure(Action::Exec(command.to_vec()).timed_out(limit)),
+        Err(error) => Outcome::Unknown(error.to_string()),
     }
 }
 
@@ -204,15 +239,17 @@ impl Task {
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             timer.tick().await;
-            let result = match Action::of(&self.container, &probe, &self.ip) {
+            let outcome = match Action::of(&self.container, &probe, &self.ip) {
                 Ok(action) => attempt(context.runtime.as_ref(), &self.id, &action, limit).await,
-                Err(error) => Err(error),
+                Err(error) => Outcome::Unknown(error),
             };
-            if let Err(message) = &result {
-                let text = format!("{} probe failed: {message}", self.kind.as_str());
-                context.events.event(&self.pod, Some(&self.container.name), true, "Unhealthy", text);
-            }
-            let Some(success) = counter.add(result.is_ok()) else { continue };
+            self.tell(context, &outcome);
+            let good = match outcome {
+                Outcome::Success | Outcome::Warning(_) => true,
+                Outcome::Failure(_) => false,
+                Outcome::Unknown(_) => continue,
+            };
+            let Some(success) = counter.add(good) else { continue };
             let verdict =
                 Verdict { container: self.container.name.clone(), id: self.id.clone(), kind: self.kind, success };
             let last = match self.kind {
@@ -224,6 +261,21 @@ impl Task {
                 return;
             }
         }
+    }
+}
+
+impl Task {
+    fn tell(&self, context: &Context, outcome: &Outcome) {
+        let kind = self.kind.as_str();
+        let (reason, text) = match outcome {
+            Outcome::Success => return,
+            Outcome::Warning(message) => ("ProbeWarning", format!("{kind} probe warning: {message}")),
+            Outcome::Failure(message) => ("Unhealthy", format!("{kind} probe failed: {message}")),
+            Outcome::Unknown(message) => {
+                ("Unhealthy", format!("{kind} probe errored and resulted in unknown state: {message}"))
+            }
+        };
+        context.events.event(&self.pod, Some(&self.container.name), true, reason, text);
     }
 }
 
@@ -293,6 +345,22 @@ mod tests {
             (IntOrString::Int(70_000), None),
         ] {
             assert_eq!(port(&container, &value).ok(), expected, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn too_late() {
+        let get = HTTPGetAction { path: Some("x".into()), port: IntOrString::Int(80), ..HTTPGetAction::default() };
+        let get = Action::http(&Container::default(), &get, "10.0.0.1").unwrap();
+        for (action, expected) in [
+            (Action::Exec(vec!["sleep".into(), "9".into()]), "command timed out: \"sleep 9\" timed out after 1s"),
+            (
+                Action::Http(get),
+                "Get \"http://10.0.0.1:80/x\": context deadline exceeded (Client.Timeout exceeded while awaiting headers)",
+            ),
+            (Action::Tcp { host: "10.0.0.1".into(), port: 80 }, "dial tcp 10.0.0.1:80: i/o timeout"),
+        ] {
+            assert_eq!(action.timed_out(Duration::from_secs(1)), expected);
         }
     }
 

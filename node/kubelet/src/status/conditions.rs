@@ -38,7 +38,7 @@ pub(crate) fn build(
     let ready = ready(input, &containers);
     let initialized = initialized(input, phase, init);
     let known = pod::list(&pod::status(input.pod).conditions);
-    [network, initialized, ready, containers]
+    [network, initialized, ready, containers, met("PodScheduled")]
         .into_iter()
         .map(|verdict| {
             let status = if verdict.met { "True" } else { "False" };

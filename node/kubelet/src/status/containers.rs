@@ -3,40 +3,61 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    Pod,
+    ContainerUser, LinuxContainerUser, Pod, VolumeMount, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::pod;
 use crate::worker::{Phase, Record, Run, State};
 
-/// One status a container, in the order of the spec.
-pub(crate) fn statuses(pod: &Pod, state: &State, containers: &[Container], init: bool) -> Vec<ContainerStatus> {
-    containers.iter().map(|container| one(pod, state, container, init)).collect()
+/// What the pod's containers are to have in common.
+#[derive(Clone, Copy)]
+pub(crate) struct Role {
+    /// They run before the others, each to its end or, as a sidecar, beside them.
+    pub(crate) init: bool,
+    /// Nothing of the pod runs any more or will: what is not known to have ended counts as killed.
+    pub(crate) over: bool,
 }
 
-fn one(pod: &Pod, state: &State, container: &Container, init: bool) -> ContainerStatus {
+/// One status a container, in the order of the spec.
+pub(crate) fn statuses(pod: &Pod, state: &State, containers: &[Container], role: Role) -> Vec<ContainerStatus> {
+    containers.iter().map(|container| one(pod, state, container, role)).collect()
+}
+
+/// Statuses of the ephemeral containers, which are never ready.
+pub(crate) fn ephemeral(pod: &Pod, state: &State) -> Vec<ContainerStatus> {
+    let role = Role { init: false, over: false };
+    let unready = |status| ContainerStatus { ready: false, started: None, ..status };
+    statuses(pod, state, &pod::ephemeral_containers(pod), role).into_iter().map(unready).collect()
+}
+
+fn one(pod: &Pod, state: &State, container: &Container, role: Role) -> ContainerStatus {
     let none = Record::default();
     let record = state.records.get(&container.name).unwrap_or(&none);
     let current = record.current.as_ref();
-    let waiting = state.waiting.get(&container.name);
+    let waiting = state.waiting.get(&container.name).filter(|_| !role.over);
     let (now, last) = match (current, waiting) {
         (Some(run), _) if run.phase == Phase::Running => (running(run), record.previous.as_ref()),
         (Some(run), Some(why)) if run.phase == Phase::Exited => (waiting_for(&why.reason, &why.message), Some(run)),
         (Some(run), None) if run.phase == Phase::Exited => (ended(run), record.previous.as_ref()),
         (_, Some(why)) => (waiting_for(&why.reason, &why.message), record.previous.as_ref()),
+        _ if role.over && !role.init && state.initialized(pod) => (vanished(), record.previous.as_ref()),
         _ if pod::init_containers(pod).is_empty() => (waiting_for("ContainerCreating", ""), record.previous.as_ref()),
         _ => (waiting_for("PodInitializing", ""), record.previous.as_ref()),
     };
     let running = current.filter(|run| run.phase == Phase::Running);
-    let health = running.and_then(|run| state.health.get(&container.name).filter(|health| health.id == run.id));
-    let started = health.is_some_and(|health| health.started);
-    let sidecar = init && pod::restartable(container);
-    let ready = if init && !sidecar {
+    let health = running.and_then(|run| state.health.get(&container.name).filter(|health| health.past_start(&run.id)));
+    let sidecar = role.init && pod::restartable(container);
+    let ready = if role.init && !sidecar {
         current.is_some_and(|run| run.phase == Phase::Exited && run.exit_code == 0)
     } else {
-        started && health.is_some_and(|health| health.ready)
+        health.is_some_and(|health| health.ready)
     };
+    let user = current.and_then(|run| run.user.as_ref()).map(|user| LinuxContainerUser {
+        uid: user.uid,
+        gid: user.gid,
+        supplemental_groups: Some(user.supplemental_groups.clone()),
+    });
     ContainerStatus {
         name: container.name.clone(),
         container_id: current.map(id),
@@ -49,10 +70,24 @@ fn one(pod: &Pod, state: &State, container: &Container, init: bool) -> Container
         last_state: Some(last.filter(|run| run.phase == Phase::Exited).map(ended).unwrap_or_default()),
         restart_count: current.map_or(0, |run| run.attempt as i32),
         ready,
-        started: Some(started),
+        started: Some(health.is_some()),
         resources: running.and(container.resources.clone()),
         allocated_resources: running.and(container.resources.as_ref()).and_then(|r| r.requests.clone()),
+        user: user.map(|linux| ContainerUser { linux: Some(linux) }),
+        volume_mounts: container.volume_mounts.as_ref().map(|mounts| mounts.iter().map(mount).collect()),
         ..ContainerStatus::default()
+    }
+}
+
+fn mount(mount: &VolumeMount) -> VolumeMountStatus {
+    let read_only = mount.read_only.unwrap_or(false);
+    VolumeMountStatus {
+        name: mount.name.clone(),
+        mount_path: mount.mount_path.clone(),
+        read_only: read_only.then_some(true),
+        // No runtime here is asked for it.
+        recursive_read_only: read_only.then(|| "Disabled".to_owned()),
+        ..VolumeMountStatus::default()
     }
 }
 
@@ -75,6 +110,19 @@ fn waiting_for(reason: &str, message: &str) -> ContainerState {
     let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     ContainerState {
         waiting: Some(ContainerStateWaiting { reason: text(reason), message: text(message) }),
+        ..ContainerState::default()
+    }
+}
+
+/// One that ended unseen, or never began.
+fn vanished() -> ContainerState {
+    ContainerState {
+        terminated: Some(ContainerStateTerminated {
+            exit_code: 137,
+            reason: Some("ContainerStatusUnknown".into()),
+            message: Some("The container could not be located when the pod was terminated".into()),
+            ..ContainerStateTerminated::default()
+        }),
         ..ContainerState::default()
     }
 }

@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use crate::pod;
 use crate::qos::QosClass;
 use crate::worker::State;
+use containers::Role;
 
 /// What a status is made from.
 pub(crate) struct Input<'a> {
@@ -27,8 +28,10 @@ pub(crate) struct Input<'a> {
 /// Builds the status.
 pub(crate) fn build(input: &Input<'_>) -> PodStatus {
     let Input { pod, state, .. } = *input;
-    let init = containers::statuses(pod, state, pod::init_containers(pod), true);
-    let app = containers::statuses(pod, state, pod::containers(pod), false);
+    let over = input.terminated;
+    let init = containers::statuses(pod, state, pod::init_containers(pod), Role { init: true, over });
+    let app = containers::statuses(pod, state, pod::containers(pod), Role { init: false, over });
+    let ephemeral = containers::ephemeral(pod, state);
     let phase = phase(input, &init, &app);
     let rejected = state.failure.as_ref().is_some_and(|_| state.sandbox.is_none() && state.records.is_empty());
     let ips = state.ips(pod, input.host_ip);
@@ -53,6 +56,7 @@ pub(crate) fn build(input: &Input<'_>) -> PodStatus {
         status.conditions = Some(conditions::build(input, phase, &init, &app));
         status.container_statuses = Some(app);
         status.init_container_statuses = (!init.is_empty()).then_some(init);
+        status.ephemeral_container_statuses = (!ephemeral.is_empty()).then_some(ephemeral);
         if ips.is_empty() {
             // A finished pod keeps its last addresses; so does one whose sandbox is being replaced.
             status.pod_ip.clone_from(&known.pod_ip);
@@ -184,6 +188,26 @@ mod tests {
         assert_eq!(status.pod_ip.as_deref(), Some("10.0.0.5"));
         let ready = status.conditions.unwrap().into_iter().find(|c| c.type_ == "Ready").unwrap();
         assert_eq!(ready.message.as_deref(), Some("containers with unready status: [a]"));
+    }
+
+    #[test]
+    fn what_did_not_end_before_a_deletion_counts_as_killed() {
+        let codes = |observed: &str| -> Vec<Option<i32>> {
+            let status = built(&pod("Always"), &state(observed), true);
+            let ended = |s: &ContainerStatus| s.state.as_ref()?.terminated.as_ref().map(|t| t.exit_code);
+            status.container_statuses.unwrap().iter().map(ended).collect()
+        };
+        assert_eq!(codes("i:0 a:crash"), [Some(1), Some(137)], "no back-off any more");
+        assert_eq!(codes("i:1"), [None, None], "their turn had not come");
+    }
+
+    #[test]
+    fn a_container_in_its_post_start_hook_is_neither_started_nor_ready() {
+        let mut state = state("i:0 a:r b:r");
+        state.health.get_mut("a").unwrap().in_hook = true;
+        let status = built(&pod("Always"), &state, false).container_statuses.unwrap();
+        let shown: Vec<_> = status.iter().map(|s| (s.started, s.ready)).collect();
+        assert_eq!(shown, [(Some(false), false), (Some(true), true)]);
     }
 
     #[test]

@@ -22,6 +22,7 @@ static OWNED: LazyLock<Vec<&str>> = LazyLock::new(|| {
         "observedGeneration",
         "containerStatuses",
         "initContainerStatuses",
+        "ephemeralContainerStatuses",
     ]
 });
 

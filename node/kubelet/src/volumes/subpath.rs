@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
@@ -18,9 +19,18 @@ pub(crate) fn prepare(volume: &Path, sub: &str, target: &Path) -> io::Result<Pat
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
     let file = open_inside(volume, sub)?;
-    let is_dir = fs::metadata(proc_path(&file))?.is_dir();
+    let found = fs::metadata(proc_path(&file))?;
+    let is_dir = found.is_dir();
     if mounts::is_mounted(target)? {
-        return Ok(target.to_owned());
+        let mounted = fs::metadata(target)?;
+        if (mounted.dev(), mounted.ino()) == (found.dev(), found.ino()) {
+            return Ok(target.to_owned());
+        }
+        // From an earlier run; the volume shows another file under that name by now.
+        mounts::unmount_below(target)?;
+        if mounted.is_dir() != is_dir {
+            if mounted.is_dir() { fs::remove_dir(target)? } else { fs::remove_file(target)? }
+        }
     }
     if is_dir {
         fs::create_dir_all(target)?;
@@ -100,5 +110,28 @@ mod tests {
         let mode = fs::metadata(volume.join("open/d")).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o2777, "as the volume");
         assert!(prepare(&volume, "../x", &dir.path().join("t")).is_err());
+    }
+    #[test]
+    fn a_later_run_gets_what_the_volume_shows_then() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: needs root to mount");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (volume, target) = (dir.path().join("v"), dir.path().join("t"));
+        fs::create_dir(&volume).unwrap();
+        let show = |text: &str| {
+            // As the atomic writer does: another file under the same name.
+            fs::write(volume.join("new"), text).unwrap();
+            fs::rename(volume.join("new"), volume.join("f")).unwrap();
+            prepare(&volume, "f", &target).unwrap();
+            fs::read_to_string(&target).unwrap()
+        };
+        assert_eq!((show("one").as_str(), show("two").as_str()), ("one", "two"));
+        assert_eq!(mounts::below(&target).unwrap().len(), 1, "one mount, not one a run");
+        fs::remove_file(volume.join("f")).unwrap();
+        prepare(&volume, "f", &target).unwrap();
+        assert!(target.is_dir());
+        mounts::unmount_below(dir.path()).unwrap();
     }
 }

@@ -1,11 +1,12 @@
 //! The work a pod needs, each piece a task that ends with an outcome for its worker.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::node::v1::RuntimeClass;
 
 use super::StartError;
 use super::state::{Run, Sandbox};
@@ -16,6 +17,7 @@ use crate::downward::LiveFacts;
 use crate::env::{self, Env, service_env};
 use crate::hooks;
 use crate::images::{self, PullBackoff};
+use crate::logs;
 use crate::objects::PodObjects;
 use crate::pod::{self, PodId};
 use crate::qos::QosClass;
@@ -26,6 +28,15 @@ const MIN_GRACE: i64 = 2;
 /// Groups empty an instant after their last process ended; there is no event for it on v1.
 const CGROUP_TRIES: u32 = 40;
 const CGROUP_PAUSE: Duration = Duration::from_millis(50);
+
+/// What of its pod a container is started into.
+pub(crate) struct Place {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) volumes: VolumePaths,
+    pub(crate) ips: Vec<String>,
+    /// The container whose processes it sees: its id, or the name of one that does not run.
+    pub(crate) target: Option<Result<String, String>>,
+}
 
 /// What the jobs of one pod share.
 pub(crate) struct Shared {
@@ -99,21 +110,33 @@ impl Shared {
     pub(crate) async fn sandbox(&self, pod: &Pod, old: Option<String>, attempt: u32) -> Result<Sandbox, String> {
         let runtime = &self.context.runtime;
         let made = async {
+            let handler = self.runtime_handler(pod).await?;
+            let text = |error: cri::CriError| error.to_string();
             if let Some(old) = old {
-                runtime.stop_pod_sandbox(&old).await?;
+                runtime.stop_pod_sandbox(&old).await.map_err(text)?;
             }
-            let id = runtime.run_pod_sandbox(sandbox::config(pod, attempt, &self.context.settings)).await?;
+            let config = sandbox::config(pod, attempt, &self.context.settings);
+            let id = runtime.run_pod_sandbox(config, &handler).await.map_err(text)?;
             self.context.registry.add(&id, &self.id.uid);
-            runtime.pod_sandbox_status(&id).await
+            let status = runtime.pod_sandbox_status(&id).await.map_err(text)?;
+            status.as_ref().map(Sandbox::new).ok_or_else(|| "it vanished right after it was made".to_owned())
         };
-        match made.await {
-            Ok(Some(status)) => Ok(Sandbox::new(&status)),
-            Ok(None) => Err("the sandbox vanished right after it was made".into()),
-            Err(error) => {
-                self.event(pod, None, true, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"));
-                Err(error.to_string())
-            }
-        }
+        made.await.inspect_err(|error| {
+            self.event(pod, None, true, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"));
+        })
+    }
+
+    /// What the runtime calls the pod's RuntimeClass.
+    async fn runtime_handler(&self, pod: &Pod) -> Result<String, String> {
+        let class = pod::spec(pod).runtime_class_name.as_deref().filter(|name| !name.is_empty());
+        let (Some(class), Some(client)) = (class, &self.context.client) else { return Ok(String::new()) };
+        let request = http::Request::get(format!("/apis/node.k8s.io/v1/runtimeclasses/{class}"));
+        let request = request.body(Vec::new()).map_err(|error| error.to_string())?;
+        let found = client.request::<RuntimeClass>(request).await;
+        found.map(|class| class.handler).map_err(|error| match error {
+            kube::Error::Api(status) => format!("failed to get sandbox runtime: {}", status.message),
+            error => format!("failed to get sandbox runtime: {error}"),
+        })
     }
 
     // --- containers ---
@@ -124,18 +147,21 @@ impl Shared {
         pod: &Arc<Pod>,
         container: &Container,
         attempt: u32,
-        sandbox: &Sandbox,
-        volumes: &VolumePaths,
-        ips: Vec<String>,
+        place: Place,
     ) -> Result<Run, StartError> {
+        let Place { sandbox, volumes, ips, target } = place;
         let context = &self.context;
         let sandbox_config = sandbox::config(pod, sandbox.attempt, &context.settings);
         let image = images::ensure(context, pod, container, &self.objects, &sandbox_config, &self.pulls).await?;
-        let prepared = self.prepare(pod, container, attempt, volumes, ips, &image).await;
-        let (env, prepared) = prepared.map_err(|message| {
+        let fail = |reason: &'static str, message: String| {
             self.event(pod, Some(&container.name), true, "Failed", format!("Error: {message}"));
-            StartError::retry("CreateContainerConfigError", message)
-        })?;
+            StartError::retry(reason, message)
+        };
+        let unready = |message: String| fail("CreateContainerConfigError", message);
+        let target = target.transpose();
+        let target = target.map_err(|name| unready(format!("unable to find target container {name}")))?;
+        let prepared = self.prepare(pod, container, attempt, &volumes, ips, &image).await;
+        let (env, prepared) = prepared.map_err(unready)?;
         let request = Request {
             pod,
             container,
@@ -144,16 +170,13 @@ impl Shared {
             env: &env,
             mounts: prepared.mounts,
             termination_file: prepared.termination_file,
+            target,
         };
         let config = container::config(request, &context.settings);
         let logs = self.log_dir().join(&container.name);
         if let Err(error) = tokio::fs::create_dir_all(&logs).await {
             return Err(StartError::retry("CreateContainerError", format!("mkdir {}: {error}", logs.display())));
         }
-        let fail = |reason: &'static str, message: String| {
-            self.event(pod, Some(&container.name), true, "Failed", format!("Error: {message}"));
-            StartError::retry(reason, message)
-        };
         let id = context.runtime.create_container(&sandbox.id, config, sandbox_config).await;
         let id = id.map_err(|error| fail("CreateContainerError", error.message))?;
         context.registry.add(&id, &self.id.uid);
@@ -237,15 +260,28 @@ impl Shared {
         }
     }
 
-    /// Removes a dead run with its log and last words.
+    /// Removes a dead run with its logs.
     pub(crate) async fn forget(&self, run: Run) {
         if let Err(error) = self.context.runtime.remove_container(&run.id).await {
             tracing::warn!(pod = %self.id, container = run.id, %error, "cannot remove an old container");
             return;
         }
         self.context.registry.remove(&run.id);
-        // Whatever is left goes with the pod.
-        let _ = tokio::fs::remove_file(&run.log_path).await;
+        if let Err(error) = tokio::task::spawn_blocking(move || logs::remove(Path::new(&run.log_path))).await {
+            tracing::warn!(pod = %self.id, %error, "cannot remove the log of an old container");
+        }
+    }
+
+    /// Removes a sandbox that another took the place of and none of whose containers is remembered.
+    pub(crate) async fn forget_sandbox(&self, id: &str) {
+        let removed = async {
+            self.context.runtime.stop_pod_sandbox(id).await?;
+            self.context.runtime.remove_pod_sandbox(id).await
+        };
+        match removed.await {
+            Ok(()) => self.context.registry.remove(id),
+            Err(error) => tracing::warn!(pod = %self.id, sandbox = id, %error, "cannot remove an old sandbox"),
+        }
     }
 
     // --- after the containers ---

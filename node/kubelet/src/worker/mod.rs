@@ -264,6 +264,7 @@ impl Worker {
         let plan = if stopping && self.cleaned { Plan::default() } else { plan::plan(&input) };
         let mut wake = plan.wake;
         self.carry_out(plan, now);
+        self.collect();
         self.watch_health();
         self.write_status(now);
         self.publish();
@@ -392,10 +393,16 @@ impl Worker {
 
     fn start(&mut self, name: String, attempt: u32, ips: Vec<String>) {
         let (Some(sandbox), Some(volumes)) = (self.state.sandbox.clone(), self.state.volumes.clone()) else { return };
-        let Some(container) = pod::container(&self.pod, &name).cloned() else { return };
+        let ephemeral = || pod::ephemeral_containers(&self.pod).into_iter().find(|c| c.name == name);
+        let Some(container) = pod::container(&self.pod, &name).cloned().or_else(ephemeral) else { return };
+        let target = pod::debug_target(&self.pod, &name).map(|target| {
+            let running = self.state.current(target).filter(|run| run.phase == Phase::Running);
+            running.map(|run| run.id.clone()).ok_or_else(|| target.to_owned())
+        });
         let (shared, pod, cancel) = (Arc::clone(&self.shared), Arc::clone(&self.pod), self.cancel.clone());
         self.job(Job::Start(name.clone()), async move {
-            let start = shared.start(&pod, &container, attempt, &sandbox, &volumes, ips);
+            let place = jobs::Place { sandbox, volumes, ips, target };
+            let start = shared.start(&pod, &container, attempt, place);
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => Outcome::Cancelled,
@@ -407,6 +414,20 @@ impl Worker {
     fn job(&mut self, job: Job, work: impl Future<Output = Outcome> + Send + 'static) {
         self.state.busy.insert(job.clone());
         self.jobs.spawn(async move { (Some(job), work.await) });
+    }
+
+    /// Lets go of replaced sandboxes whose containers are all forgotten.
+    fn collect(&mut self) {
+        if self.stopping_since.is_some() || !self.state.busy.is_empty() {
+            return;
+        }
+        for id in self.state.take_spent_sandboxes() {
+            let shared = Arc::clone(&self.shared);
+            self.jobs.spawn(async move {
+                shared.forget_sandbox(&id).await;
+                (None, Outcome::Nothing)
+            });
+        }
     }
 
     /// Whether a retry's back-off is over.
@@ -514,6 +535,9 @@ impl Worker {
         let ip = self.state.ips(&self.pod, &self.context.host_ip).into_iter().next().unwrap_or_default();
         for (name, id) in running {
             let Some(health) = self.state.health.get(&name).filter(|health| health.id == id) else { continue };
+            if health.in_hook {
+                continue;
+            }
             let past_startup = health.started;
             let doomed = health.doomed.is_some();
             for kind in [probe::Kind::Startup, probe::Kind::Liveness, probe::Kind::Readiness] {

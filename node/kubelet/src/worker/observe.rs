@@ -143,6 +143,12 @@ impl Worker {
         }
         let shown = |pod: &Pod| (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
         let changed = shown(&self.pod) != shown(&pod);
+        if changed || self.pod.metadata.generation != pod.metadata.generation {
+            // What kept a container from starting may be what has changed. A crash is none of that.
+            for waiting in self.state.waiting.values_mut().filter(|waiting| waiting.reason != "CrashLoopBackOff") {
+                waiting.until = None;
+            }
+        }
         self.pod = pod;
         if changed && self.state.volumes.is_some() && self.stopping_since.is_none() {
             self.refresh();

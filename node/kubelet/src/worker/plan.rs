@@ -129,6 +129,10 @@ fn drive(input: &Input<'_>, plan: &mut Plan) {
         return;
     }
     kill_doomed(input, plan);
+    // These wait for nobody, and each runs once.
+    for container in pod::ephemeral_containers(pod).iter().filter(|c| state.current(&c.name).is_none()) {
+        start(input, container, plan);
+    }
     if state.initialized(pod) {
         for container in pod::init_containers(pod).iter().filter(|c| pod::restartable(c)) {
             keep_running(input, container, plan);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use cri::v1::{ContainerState as CriState, ContainerStatus, PodSandboxStatus};
+use cri::v1::{ContainerState as CriState, ContainerStatus, LinuxContainerUser, PodSandboxStatus};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
@@ -39,6 +39,8 @@ pub(crate) struct Run {
     pub(crate) image_id: String,
     pub(crate) hash: String,
     pub(crate) log_path: String,
+    /// Who its first process ran as, where the runtime tells.
+    pub(crate) user: Option<LinuxContainerUser>,
 }
 
 impl Run {
@@ -67,6 +69,7 @@ impl Run {
             image,
             image_id: status.image_ref,
             log_path: status.log_path,
+            user: status.user.and_then(|user| user.linux),
             sandbox: sandbox.to_owned(),
             id: status.id,
         }
@@ -283,6 +286,16 @@ impl State {
     /// Any container that has not ended.
     pub(crate) fn any_alive(&self) -> bool {
         self.records.keys().any(|name| self.alive(name))
+    }
+
+    /// Earlier sandboxes that none of the remembered runs belongs to.
+    pub(crate) fn take_spent_sandboxes(&mut self) -> Vec<String> {
+        let runs = self.records.values().flat_map(|record| [&record.current, &record.previous]).flatten();
+        let used: HashSet<&str> = runs.map(|run| run.sandbox.as_str()).collect();
+        let (kept, spent) =
+            std::mem::take(&mut self.old_sandboxes).into_iter().partition(|id| used.contains(id.as_str()));
+        self.old_sandboxes = kept;
+        spent
     }
 
     /// Whether a job of one container is in flight.

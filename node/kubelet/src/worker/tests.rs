@@ -12,7 +12,9 @@ use cri::v1::{
     PodSandboxState, PodSandboxStatus,
 };
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Lifecycle, LifecycleHandler, Pod, PodSpec, PodStatus, SleepAction};
+use k8s_openapi::api::core::v1::{
+    Container, EphemeralContainer, Lifecycle, LifecycleHandler, Pod, PodSpec, PodStatus, SleepAction,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -32,6 +34,8 @@ struct Inner {
     containers: HashMap<String, (String, ContainerStatus)>,
     calls: Vec<String>,
     counter: u32,
+    /// Whose processes a container sees, where it was asked for.
+    targets: HashMap<String, String>,
     /// Containers that ignore their stop signal until they are killed.
     stubborn: bool,
 }
@@ -69,7 +73,7 @@ impl Fake {
 
 #[async_trait]
 impl PodRuntime for Fake {
-    async fn run_pod_sandbox(&self, config: PodSandboxConfig) -> Result<String, CriError> {
+    async fn run_pod_sandbox(&self, config: PodSandboxConfig, _: &str) -> Result<String, CriError> {
         Ok(self.with(|inner| {
             inner.counter += 1;
             let id = format!("sandbox{}", inner.counter);
@@ -126,6 +130,11 @@ impl PodRuntime for Fake {
             let meta = config.metadata.clone().unwrap();
             let id = format!("{}-{}", meta.name, meta.attempt);
             inner.calls.push(format!("create {id}"));
+            let security = config.linux.and_then(|linux| linux.security_context);
+            let target = security.and_then(|s| s.namespace_options).map(|n| n.target_id).unwrap_or_default();
+            if !target.is_empty() {
+                inner.targets.insert(id.clone(), target);
+            }
             let status = ContainerStatus {
                 id: id.clone(),
                 metadata: config.metadata,
@@ -483,4 +492,41 @@ async fn a_dead_sandbox_is_replaced() {
     scene.running("a-1").await;
     let calls = scene.runtime.calls();
     assert!(calls.contains(&"run sandbox2".to_owned()) && calls.contains(&"stop a-0 2".to_owned()), "{calls:?}");
+    // The dead one stays for its container's log, and goes with it.
+    assert!(!calls.contains(&"remove sandbox1".to_owned()), "{calls:?}");
+    scene.ends("a-1", 0).await;
+    scene.running("a-2").await;
+    let removed = tokio::time::timeout(Duration::from_secs(20), async {
+        while !scene.runtime.calls().contains(&"remove sandbox1".to_owned()) {
+            tokio::task::yield_now().await;
+        }
+    });
+    removed.await.expect("the dead sandbox is removed");
+    assert!(scene.runtime.calls().contains(&"remove a-0".to_owned()));
+}
+
+#[tokio::test]
+async fn an_ephemeral_container_starts_once_and_never_again() {
+    let mut scene = Scene::start(PodSpec { containers: vec![container("a")], ..PodSpec::default() });
+    scene.running("a-0").await;
+    let ephemeral = EphemeralContainer {
+        name: "debug".into(),
+        image: Some("debug:1".into()),
+        target_container_name: Some("a".into()),
+        ..EphemeralContainer::default()
+    };
+    scene.pod.spec.as_mut().unwrap().ephemeral_containers = Some(vec![ephemeral]);
+    scene.tell(Message::Pod(Arc::new(scene.pod.clone()))).await;
+    scene.running("debug-0").await;
+    let target = scene.runtime.with(|inner| inner.targets.get("debug-0").cloned());
+    assert_eq!(target.as_deref(), Some("a-0"), "it sees the processes of the container it is to debug");
+    scene.ends("debug-0", 3).await;
+    let ended = |view: &View| {
+        let status = view.pod.status.as_ref().and_then(|s| s.ephemeral_container_statuses.as_ref());
+        let terminated = status.and_then(|all| all[0].state.as_ref()?.terminated.as_ref());
+        terminated.is_some_and(|t| t.exit_code == 3)
+    };
+    let view = scene.until("the ephemeral container's end is told", ended).await;
+    assert_eq!(view.pod.status.as_ref().unwrap().phase.as_deref(), Some("Running"));
+    assert_eq!(scene.starts(), ["a-0", "debug-0"]);
 }

@@ -91,7 +91,7 @@ fn assigned(old: &Value, node: &str, binding: &Value) -> Result<Value, Status> {
     }
     new["spec"]["nodeName"] = node.into();
     let condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null,
-        "lastTransitionTime": time::now_rfc3339()});
+        "lastTransitionTime": time::now_rfc3339(), "observedGeneration": meta::generation(old)});
     match new["status"]["conditions"].as_array_mut() {
         Some(conditions) => {
             conditions.retain(|one| one["type"] != "PodScheduled");

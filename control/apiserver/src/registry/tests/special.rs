@@ -53,6 +53,7 @@ async fn binding() {
     );
     let condition = &bound["status"]["conditions"][0];
     assert_eq!((text(&condition["type"]), text(&condition["status"])), ("PodScheduled".into(), "True".into()));
+    assert_eq!((&bound["metadata"]["generation"], &condition["observedGeneration"]), (&1.into(), &1.into()));
     assert_eq!(bound["metadata"]["uid"], made["metadata"]["uid"]);
     let again = api.post(&format!("{PODS}/p/binding"), binding("n2")).await;
     assert_eq!(
