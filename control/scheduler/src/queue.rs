@@ -25,6 +25,8 @@ pub struct Queue {
     pods: HashMap<ObjectKey, Waiting>,
     active: BTreeSet<(Reverse<i32>, u64, ObjectKey)>,
     backing_off: BTreeSet<(Instant, ObjectKey)>,
+    /// By the time since when they wait.
+    unschedulable: BTreeSet<(Instant, ObjectKey)>,
     /// Counts additions, for the order among equal priorities.
     additions: u64,
     /// Counts changes of the cluster, to notice those that happen during a pod's cycle.
@@ -92,56 +94,51 @@ impl Queue {
 
     /// When [`Queue::pop`] may have something new without any call in between.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let leftover = self.pods.values().filter_map(|waiting| match waiting.place {
-            Place::Unschedulable(since, _) => Some(since + LEFTOVER),
-            _ => None,
-        });
+        let leftover = self.unschedulable.first().map(|(since, _)| *since + LEFTOVER);
         let backoff = self.backing_off.first().map(|(until, _)| *until);
-        leftover.min().into_iter().chain(backoff).min()
+        leftover.into_iter().chain(backoff).min()
     }
 
-    /// A popped pod could not be placed because of `plugins`. If the cluster changed meanwhile it is tried again after its
-    /// back-off, because the change may have been the one that helps.
+    /// A popped pod could not be placed because of `plugins`; none are to blame where there was no node at all, and then
+    /// it was no attempt. If the cluster changed meanwhile the pod is tried again, because the change may have been the one
+    /// that helps.
     pub fn unschedulable(&mut self, key: &ObjectKey, plugins: impl IntoIterator<Item = &'static str>, now: Instant) {
-        let changes = self.changes;
         let Some(waiting) = self.pods.get_mut(key) else { return };
-        match waiting.place {
-            Place::InFlight(seen) if seen == changes => {
-                waiting.place = Place::Unschedulable(now, plugins.into_iter().collect());
-            }
-            Place::InFlight(_) => self.back_off(key, now),
-            _ => {}
+        let Place::InFlight(seen) = waiting.place else { return };
+        let blamed: Vec<_> = plugins.into_iter().collect();
+        if blamed.is_empty() {
+            waiting.attempts -= 1;
+        }
+        waiting.place = Place::Unschedulable(now, blamed);
+        self.unschedulable.insert((now, key.clone()));
+        if seen != self.changes {
+            self.release(key, now);
         }
     }
 
     /// A popped pod met an error that has nothing to do with the cluster's state.
     pub fn failed(&mut self, key: &ObjectKey, now: Instant) {
-        if self.pods.contains_key(key) {
-            self.back_off(key, now);
-        }
+        let Some(waiting) = self.pods.get(key) else { return };
+        let until = now + backoff(waiting.attempts);
+        self.delay(key, until);
     }
 
     /// The cluster changed: pods that it may help are looked at again. Returns whether there are any.
     pub fn wake(&mut self, plugins: &[Box<dyn Plugin>], event: &ClusterEvent<'_>, now: Instant) -> bool {
         self.changes += 1;
-        let helped: Vec<ObjectKey> = self
-            .pods
-            .iter()
-            .filter(|(_, waiting)| match &waiting.place {
-                // No plugin to blame: no nodes at all, or an error.
-                Place::Unschedulable(_, blamed) => {
-                    let may_help = |name: &&str| {
-                        plugins
-                            .iter()
-                            .find(|plugin| plugin.name() == *name)
-                            .is_none_or(|plugin| plugin.helps(&waiting.info, event))
-                    };
-                    blamed.is_empty() || blamed.iter().any(may_help)
-                }
-                _ => false,
-            })
-            .map(|(key, _)| key.clone())
-            .collect();
+        let may_help = |waiting: &Waiting, name: &str| {
+            plugins.iter().find(|plugin| plugin.name() == name).is_none_or(|plugin| plugin.helps(&waiting.info, event))
+        };
+        let helped = |key: &ObjectKey| match self.pods.get(key) {
+            // No plugin to blame: there were no nodes at all.
+            Some(Waiting { place: Place::Unschedulable(_, blamed), .. }) if blamed.is_empty() => true,
+            Some(waiting @ Waiting { place: Place::Unschedulable(_, blamed), .. }) => {
+                blamed.iter().any(|name| may_help(waiting, name))
+            }
+            _ => false,
+        };
+        let helped: Vec<ObjectKey> =
+            self.unschedulable.iter().filter(|(_, key)| helped(key)).map(|(_, key)| key.clone()).collect();
         helped.iter().for_each(|key| self.release(key, now));
         !helped.is_empty()
     }
@@ -156,16 +153,12 @@ impl Queue {
         self.pods.is_empty()
     }
 
-    /// To the active pods, or to those backing off if that is not over.
+    /// To the active pods, or to those backing off if that is not over. The first failure costs nothing once there is news:
+    /// a node that comes up cures its first pods' failures, and back-off is for pods that fail again and again.
     fn release(&mut self, key: &ObjectKey, now: Instant) {
         let Some(Waiting { place: Place::Unschedulable(since, _), attempts, .. }) = self.pods.get(key) else { return };
-        let until = *since + backoff(*attempts);
+        let until = *since + backoff(attempts.saturating_sub(1));
         if until > now { self.delay(key, until) } else { self.activate(key) }
-    }
-
-    fn back_off(&mut self, key: &ObjectKey, now: Instant) {
-        let attempts = self.pods.get(key).map_or(0, |waiting| waiting.attempts);
-        self.delay(key, now + backoff(attempts));
     }
 
     fn delay(&mut self, key: &ObjectKey, until: Instant) {
@@ -190,7 +183,8 @@ impl Queue {
             // Priorities never change, so the entry is found.
             Place::Active(turn) => drop(self.active.remove(&(Reverse(priority), *turn, key.clone()))),
             Place::BackingOff(until) => drop(self.backing_off.remove(&(*until, key.clone()))),
-            Place::Unschedulable(..) | Place::Gated | Place::InFlight(_) => {}
+            Place::Unschedulable(since, _) => drop(self.unschedulable.remove(&(*since, key.clone()))),
+            Place::Gated | Place::InFlight(_) => {}
         }
     }
 
@@ -201,19 +195,19 @@ impl Queue {
             }
             self.activate(&key);
         }
-        let left: Vec<ObjectKey> = self
-            .pods
-            .iter()
-            .filter(|(_, waiting)| matches!(waiting.place, Place::Unschedulable(since, _) if since + LEFTOVER <= now))
-            .map(|(key, _)| key.clone())
-            .collect();
-        left.iter().for_each(|key| self.activate(key));
+        while let Some((since, key)) = self.unschedulable.first().cloned() {
+            if since + LEFTOVER > now {
+                break;
+            }
+            self.activate(&key);
+        }
     }
 }
 
-/// 1 s after the first attempt, doubled after each, at most 10 s.
+/// 1 s for the first attempt that counts, doubled for each, at most 10 s.
 fn backoff(attempts: u32) -> Duration {
-    BACKOFF_MIN.saturating_mul(1 << attempts.saturating_sub(1).min(8)).min(BACKOFF_MAX)
+    let Some(doublings) = attempts.checked_sub(1) else { return Duration::ZERO };
+    BACKOFF_MIN.saturating_mul(1 << doublings.min(8)).min(BACKOFF_MAX)
 }
 
 #[cfg(test)]
@@ -260,9 +254,28 @@ mod tests {
         assert!(!queue.wake(&plugins, &ClusterEvent::NodeAdded(&node), now));
         node.spec.unschedulable = false;
         assert!(queue.wake(&plugins, &ClusterEvent::NodeAdded(&node), now));
+        assert_eq!(pop(&mut queue, now).as_deref(), Some("a"), "the first failure is cured");
+        queue.unschedulable(&key("a"), ["NodeUnschedulable"], now);
+        assert_eq!(queue.next_deadline(), Some(now + LEFTOVER));
+        assert!(queue.wake(&plugins, &ClusterEvent::NodeAdded(&node), now));
         assert_eq!(pop(&mut queue, now), None, "backs off first");
         assert_eq!(queue.next_deadline(), Some(at(1)));
         assert_eq!(pop(&mut queue, at(1)).as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn without_nodes_there_is_no_attempt() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        queue.set(pod("a", 0), now);
+        for _ in 0..5 {
+            assert!(pop(&mut queue, now).is_some());
+            queue.unschedulable(&key("a"), [], now);
+            assert_eq!(pop(&mut queue, now), None);
+            queue.wake(&plugins::defaults(), &ClusterEvent::NodeAdded(&Node::default()), now);
+        }
+        assert!(pop(&mut queue, now).is_some());
+        queue.failed(&key("a"), now);
+        assert_eq!(queue.next_deadline(), Some(now + BACKOFF_MIN), "a refused binding is an attempt");
     }
 
     #[test]
@@ -272,7 +285,7 @@ mod tests {
         assert!(pop(&mut queue, now).is_some());
         queue.wake(&plugins::defaults(), &ClusterEvent::NodeAdded(&Node::default()), now);
         queue.unschedulable(&key("a"), ["NodeUnschedulable"], now);
-        assert_eq!(pop(&mut queue, now + BACKOFF_MIN).as_deref(), Some("a"));
+        assert_eq!(pop(&mut queue, now).as_deref(), Some("a"));
     }
 
     #[test]
@@ -296,8 +309,20 @@ mod tests {
     }
 
     #[test]
+    fn many_that_fit_nowhere_do_not_slow_down_the_others() {
+        let (mut queue, now, begun) = (Queue::default(), Instant::now(), Instant::now());
+        for number in 0..20_000 {
+            queue.set(pod(&format!("p{number}"), 0), now);
+            let waiting = queue.pop(now).unwrap();
+            queue.unschedulable(&waiting.key(), ["NodeAffinity"], now);
+            assert_eq!(queue.next_deadline(), Some(now + LEFTOVER));
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    }
+
+    #[test]
     fn backoff_is_bounded() {
-        let seconds: Vec<_> = (1..7).map(|attempts| backoff(attempts).as_secs()).collect();
-        assert_eq!(seconds, [1, 2, 4, 8, 10, 10]);
+        let seconds: Vec<_> = (0..7).map(|attempts| backoff(attempts).as_secs()).collect();
+        assert_eq!(seconds, [0, 1, 2, 4, 8, 10, 10]);
     }
 }
