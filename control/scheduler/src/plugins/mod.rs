@@ -1,6 +1,8 @@
 //! The plugins, in the order in which nodes are filtered.
 
+mod balanced_allocation;
 mod fit;
+mod image_locality;
 mod node_affinity;
 mod node_name;
 mod node_ports;
@@ -18,5 +20,7 @@ pub fn defaults() -> Vec<Box<dyn Plugin>> {
         Box::new(node_affinity::NodeAffinity),
         Box::new(node_ports::NodePorts),
         Box::new(fit::NodeResourcesFit),
+        Box::new(balanced_allocation::NodeResourcesBalancedAllocation),
+        Box::new(image_locality::ImageLocality),
     ]
 }
