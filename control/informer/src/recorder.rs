@@ -22,6 +22,7 @@ const QUEUE: usize = 1000;
 const REMEMBERED: usize = 4096;
 /// From this many different messages on, Events alike in all else are combined.
 const SIMILAR_LIMIT: usize = 10;
+const COMBINED: &str = "(combined from similar events)";
 const SIMILAR_WINDOW: Duration = Duration::from_secs(600);
 /// Events an object may cause at once, and how long it takes to earn another.
 const BURST: f64 = 25.0;
@@ -146,6 +147,11 @@ impl ObjectRef {
         }
     }
 
+    /// Without the revision: an object that changes stays the same.
+    fn identity(&self) -> Self {
+        Self { resource_version: String::new(), ..self.clone() }
+    }
+
     fn to_value(&self) -> Value {
         let mut value = json!({ "apiVersion": self.api_version, "kind": self.kind, "name": self.name });
         let optional = [
@@ -196,6 +202,16 @@ impl Recorder {
     /// How many Events were dropped because the queue was full or the writer had ended.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
+    }
+}
+
+// === impl Note ===
+
+impl Note {
+    /// What makes it a repetition of another.
+    fn key(&self) -> Self {
+        let message = if self.message.starts_with(COMBINED) { COMBINED } else { &self.message };
+        Self { object: self.object.identity(), message: message.to_owned(), ..self.clone() }
     }
 }
 
@@ -309,25 +325,26 @@ impl Correlator {
         if first && !self.charge(&note.object, now) {
             return Decision::Throttle;
         }
-        if let Some(written) = self.known.get_mut(&note) {
+        let key = note.key();
+        if let Some(written) = self.known.get_mut(&key) {
             written.count += 1;
             let written = written.clone();
             return Decision::Repeat(note, written);
         }
         let name = format!("{}.{:x}", note.object.name, now.as_nanosecond());
         let written = Written { name, first: now, count: 1 };
-        self.known.insert(note.clone(), written.clone());
+        self.known.insert(key, written.clone());
         Decision::Create(note, written)
     }
 
     fn forget(&mut self, decision: &Decision) {
         if let Decision::Create(note, _) | Decision::Repeat(note, _) = decision {
-            self.known.remove(note);
+            self.known.remove(&note.key());
         }
     }
 
     fn combine(&mut self, mut note: Note, now: Timestamp) -> Note {
-        let group = Group { object: note.object.clone(), kind: note.kind, reason: note.reason.clone() };
+        let group = Group { object: note.object.identity(), kind: note.kind, reason: note.reason.clone() };
         let fresh = || Similar { since: now, messages: HashSet::new() };
         let similar = self.similar.entry(&group, fresh);
         if age(similar.since, now) > SIMILAR_WINDOW {
@@ -337,13 +354,13 @@ impl Correlator {
             similar.messages.insert(note.message.clone());
         }
         if similar.messages.len() >= SIMILAR_LIMIT && !similar.messages.contains(&note.message) {
-            note.message = "(combined from similar events)".into();
+            note.message = format!("{COMBINED}: {}", note.message);
         }
         note
     }
 
     fn charge(&mut self, object: &ObjectRef, now: Timestamp) -> bool {
-        let object = ObjectRef { resource_version: String::new(), field_path: String::new(), ..object.clone() };
+        let object = ObjectRef { field_path: String::new(), ..object.identity() };
         let budget = self.budgets.entry(&object, || Budget { tokens: BURST, at: now });
         let earned = age(budget.at, now).as_secs_f64() / EARN.as_secs_f64();
         budget.tokens = (budget.tokens + earned).min(BURST);
@@ -453,6 +470,9 @@ mod tests {
         for want in ["create m", "repeat m 2", "repeat m 3"] {
             assert_eq!(show(&correlator.decide(note("a", "m"), at(0), true)), want);
         }
+        let mut changed = note("a", "m");
+        changed.object.resource_version = "7".into();
+        assert_eq!(show(&correlator.decide(changed, at(0), true)), "repeat m 4", "the object changed meanwhile");
         let last = correlator.decide(note("a", "m"), at(1), true);
         correlator.forget(&last);
         assert_eq!(show(&correlator.decide(note("a", "m"), at(1), false)), "create m");
@@ -466,8 +486,8 @@ mod tests {
             let want = format!("create m{number}");
             assert_eq!(show(&correlator.decide(note("a", &format!("m{number}")), at(0), true)), want);
         }
-        assert_eq!(show(&correlator.decide(note("a", "x"), at(1), true)), "create (combined from similar events)");
-        assert_eq!(show(&correlator.decide(note("a", "y"), at(1), true)), "repeat (combined from similar events) 2");
+        assert_eq!(show(&correlator.decide(note("a", "x"), at(1), true)), "create (combined from similar events): x");
+        assert_eq!(show(&correlator.decide(note("a", "y"), at(1), true)), "repeat (combined from similar events): y 2");
         assert_eq!(show(&correlator.decide(note("a", "y"), at(700), true)), "create y", "after the window");
     }
 
