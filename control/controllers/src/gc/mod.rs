@@ -162,6 +162,15 @@ impl Collector {
                     owners.iter().enumerate().filter(|(at, _)| !gone.contains(at)).map(|(_, owner)| owner.clone());
                 self.set_owners(&entry, &live, kept.collect()).await
             }
+            Verdict::Delete { foreground: true } if blocks(owners) && self.waits_in_a_circle(uid) => {
+                // Its change comes back as an event; then it is deleted, and its owner does not wait for it.
+                let free = |owner: &Value| {
+                    let mut owner = owner.clone();
+                    owner["blockOwnerDeletion"] = Value::from(false);
+                    owner
+                };
+                self.set_owners(&entry, &live, owners.iter().map(free).collect()).await
+            }
             Verdict::Delete { foreground } => {
                 let propagation = if foreground || meta::has_finalizer(&live, FOREGROUND) {
                     Propagation::Foreground
@@ -182,6 +191,12 @@ impl Collector {
                     .doing(|| format!("delete {}", path.as_str()))
             }
         }
+    }
+
+    /// Whether a dependent of this object waits for its own dependents already: this object may be among them.
+    fn waits_in_a_circle(&self, uid: Uid) -> bool {
+        let graph = self.graph();
+        graph.dependents_of(uid).any(|(dependent, _)| graph.get(dependent).is_some_and(|entry| entry.foreground))
     }
 
     /// A fresh look at an owner.
@@ -262,6 +277,10 @@ impl Collector {
         let patched = self.rest.merge(&path, &json!({ "metadata": metadata })).await;
         rest::absent_is_none(patched).map(drop).doing(|| format!("patch {}", path.as_str()))
     }
+}
+
+fn blocks(owners: &[Value]) -> bool {
+    owners.iter().any(|owner| owner["blockOwnerDeletion"] == true)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Pods that do not tolerate a NoExecute taint of their node are deleted, at once or when their toleration ends.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use apimachinery::time::now_rfc3339;
@@ -20,6 +21,8 @@ struct Controller {
     recorder: Recorder,
     nodes: Informer<Node>,
     pods: Informer<Pod>,
+    /// Since when pods (with their uids) are known to have to leave; for taints that do not say since when they are there.
+    noticed: Mutex<HashMap<ObjectKey, (String, Timestamp)>>,
 }
 
 /// What is to become of a pod.
@@ -44,20 +47,32 @@ pub(super) fn start(env: &Env) {
     let (changed, known_nodes) = (queue.clone(), nodes.clone());
     pods.on_event(move |event| {
         let Event::Upsert { old, new } = event else { return };
-        let assigned = !new.spec.node_name.is_empty() && old.as_ref().is_none_or(|old| old.spec.node_name.is_empty());
-        let node = known_nodes.get(&ObjectKey::cluster(new.spec.node_name.clone())).filter(|_| assigned);
+        let same = |old: &Arc<Pod>| {
+            (&old.spec.node_name, &old.spec.tolerations) == (&new.spec.node_name, &new.spec.tolerations)
+        };
+        if old.as_ref().is_some_and(same) {
+            return;
+        }
+        let node = known_nodes.get(&ObjectKey::cluster(new.spec.node_name.clone()));
         if node.is_some_and(|node| node.spec.taints.iter().any(|taint| taint.effect == "NoExecute")) {
             changed.add(new.metadata.key());
         }
     });
     let known = synced!(nodes, pods);
     let (rest, recorder) = (env.rest(super::CONTROLLER), env.recorder("taint-eviction-controller"));
-    let controller = Arc::new(Controller { rest, recorder, nodes, pods });
+    let controller = Arc::new(Controller { rest, recorder, nodes, pods, noticed: Mutex::default() });
     env.run(queue, 8, known, controller, |this, key| async move { this.reconcile(&key).await });
 }
 
-/// The time counts from when a taint was added, so that it does not begin anew with this process.
-fn fate(taints: &[Taint], tolerations: &[Toleration], now: Timestamp) -> Fate {
+/// A toleration's time counts from when the taint met the pod, so that it does not begin anew with this process: from the
+/// later of the taint's and the pod's coming, or from when it was `noticed` if the taint does not say.
+fn fate(
+    taints: &[Taint],
+    tolerations: &[Toleration],
+    created: Option<Timestamp>,
+    noticed: Timestamp,
+    now: Timestamp,
+) -> Fate {
     let mut earliest: Option<Duration> = None;
     for taint in taints.iter().filter(|taint| taint.effect == "NoExecute") {
         let mut borne = tolerations.iter().filter(|toleration| toleration.tolerates(taint)).peekable();
@@ -65,8 +80,9 @@ fn fate(taints: &[Taint], tolerations: &[Toleration], now: Timestamp) -> Fate {
             return Fate::GoesIn(Duration::ZERO);
         }
         let Some(seconds) = borne.filter_map(|toleration| toleration.toleration_seconds).min() else { continue };
-        let added = taint.time_added.as_deref().and_then(|text| text.parse::<Timestamp>().ok()).unwrap_or(now);
-        let passed = Duration::try_from(now.duration_since(added)).unwrap_or_default();
+        let added = taint.time_added.as_deref().and_then(|text| text.parse::<Timestamp>().ok());
+        let met = added.map_or(noticed, |added| created.map_or(added, |created| added.max(created)));
+        let passed = Duration::try_from(now.duration_since(met)).unwrap_or_default();
         let left = Duration::from_secs(u64::try_from(seconds).unwrap_or_default()).saturating_sub(passed);
         earliest = Some(earliest.map_or(left, |known| known.min(left)));
     }
@@ -75,15 +91,31 @@ fn fate(taints: &[Taint], tolerations: &[Toleration], now: Timestamp) -> Fate {
 
 impl Controller {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action> {
-        let Some(pod) = self.pods.get(key).filter(|pod| !pod.metadata.is_deleting()) else { return Ok(Action::Done) };
-        let Some(node) = self.nodes.get(&ObjectKey::cluster(pod.spec.node_name.clone())) else {
+        let Some(pod) = self.pods.get(key) else {
+            self.noticed().remove(key);
             return Ok(Action::Done);
         };
-        match fate(&node.spec.taints, &pod.spec.tolerations, Timestamp::now()) {
-            Fate::Stays => Ok(Action::Done),
-            Fate::GoesIn(left) if !left.is_zero() => Ok(Action::RequeueAfter(left)),
-            Fate::GoesIn(_) => self.evict(&pod).await.map(|()| Action::Done),
+        let node = self.nodes.get(&ObjectKey::cluster(pod.spec.node_name.clone()));
+        let taints = node.as_ref().filter(|_| !pod.metadata.is_deleting()).map(|node| node.spec.taints.as_slice());
+        let (uid, now) = (&pod.metadata.uid, Timestamp::now());
+        let noticed = self.noticed().get(key).filter(|(known, _)| known == uid).map_or(now, |(_, since)| *since);
+        let created = pod.metadata.creation_timestamp.as_deref().and_then(|text| text.parse().ok());
+        match fate(taints.unwrap_or_default(), &pod.spec.tolerations, created, noticed, now) {
+            Fate::Stays => drop(self.noticed().remove(key)),
+            Fate::GoesIn(left) if !left.is_zero() => {
+                self.noticed().insert(key.clone(), (uid.clone(), noticed));
+                return Ok(Action::RequeueAfter(left));
+            }
+            Fate::GoesIn(_) => {
+                self.evict(&pod).await?;
+                self.noticed().remove(key);
+            }
         }
+        Ok(Action::Done)
+    }
+
+    fn noticed(&self) -> std::sync::MutexGuard<'_, HashMap<ObjectKey, (String, Timestamp)>> {
+        self.noticed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn evict(&self, pod: &Pod) -> Result<()> {
@@ -128,7 +160,11 @@ mod tests {
             ..Toleration::default()
         };
         let goes = |seconds| Fate::GoesIn(Duration::from_secs(seconds));
+        let undated = |key: &str| Taint::new(key, "NoExecute");
+        let (created, noticed) = ("2025-12-31T00:00:00Z".parse().ok(), "2026-01-01T00:00:40Z".parse().unwrap());
         let cases = [
+            (vec![undated("a")], vec![bear("a", Some(300))], goes(280)),
+            (vec![undated("a")], vec![bear("a", Some(20))], goes(0)),
             (vec![], vec![], Fate::Stays),
             (vec![taint("a", "NoSchedule")], vec![], Fate::Stays),
             (vec![taint("a", "NoExecute")], vec![], goes(0)),
@@ -143,7 +179,9 @@ mod tests {
             ),
         ];
         for (taints, tolerations, want) in cases {
-            assert_eq!(fate(&taints, &tolerations, now), want, "{taints:?} {tolerations:?}");
+            assert_eq!(fate(&taints, &tolerations, created, noticed, now), want, "{taints:?} {tolerations:?}");
         }
+        let (taints, tolerations) = ([taint("a", "NoExecute")], [bear("a", Some(30))]);
+        assert_eq!(fate(&taints, &tolerations, Some(noticed), noticed, now), goes(10), "the pod came after the taint");
     }
 }

@@ -17,7 +17,7 @@ use crate::objects::{Condition, Lease, Node, Pod, Taint};
 use crate::replicas::pods_on;
 
 /// A node is given up after this time without a sign.
-const GRACE: Duration = Duration::from_secs(40);
+const GRACE: Duration = Duration::from_secs(50);
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 /// Conditions a kubelet reports.
