@@ -81,6 +81,16 @@ pub(crate) trait Doing<T> {
 
 // === impl Error ===
 
+impl Error {
+    /// What went wrong, without what it was for.
+    pub(crate) fn cause(&self) -> String {
+        match self {
+            Error::Request { source, .. } => informer::rest::message(source),
+            Error::Invalid { why, .. } => why.clone(),
+        }
+    }
+}
+
 /// Queues print this as it is, so the causes belong here.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

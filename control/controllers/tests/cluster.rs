@@ -273,6 +273,18 @@ async fn pods_that_fit_nowhere_say_why_and_go_when_a_node_comes() {
     cluster.wait("no nodes", &path("small"), |it| message(it) == "no nodes available to schedule pods").await;
     cluster.node("n1").await;
     cluster.wait("the small pod running", &path("small"), |it| it["status"]["phase"] == "Running").await;
+    // As `kubectl taint` does it: without the time.
+    let mut patient = pod("patient", "1");
+    patient["spec"]["tolerations"] = json!([{"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 1}]);
+    cluster.create("", "v1", "pods", patient).await;
+    cluster.wait("the patient pod running", &path("patient"), |it| it["status"]["phase"] == "Running").await;
+    let taint = |taints: Value| json!({ "spec": { "taints": taints } });
+    let node = Path::object("", "v1", "nodes", "", "n1");
+    let patch = taint(json!([{"key": "k", "effect": "NoExecute"}]));
+    cluster.rest.merge(&node, &patch).await.unwrap();
+    cluster.wait("the small pod evicted", &path("small"), Value::is_null).await;
+    cluster.wait("the patient pod evicted in the end", &path("patient"), Value::is_null).await;
+    cluster.rest.merge(&node, &taint(json!([]))).await.unwrap();
     cluster.create("", "v1", "pods", pod("big", "64")).await;
     cluster
         .wait("the big pod's message", &path("big"), |it| {
@@ -309,5 +321,61 @@ async fn orphans_stay() {
     let adopted =
         |it: &Value| count(it) == 1 && it["items"][0]["metadata"]["ownerReferences"][0]["kind"] == "Deployment";
     cluster.wait("adoption", &sets, adopted).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endpoints_that_users_write_are_mirrored_through_create_update_and_delete() {
+    let cluster = Cluster::start().await;
+    let metadata = json!({"name": "db", "namespace": "default", "labels": {"team": "a"}});
+    let service =
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": [{"port": 80}]}});
+    cluster.create("", "v1", "services", service).await;
+    let endpoints = |ip: &str| {
+        json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": metadata,
+               "subsets": [{"addresses": [{"ip": ip}], "ports": [{"port": 8080}]}]})
+    };
+    cluster.create("", "v1", "endpoints", endpoints("10.1.2.3")).await;
+    let path = Path::object("", "v1", "endpoints", "default", "db");
+    let slices = Path::collection("discovery.k8s.io", "v1", "endpointslices", "default")
+        .query("labelSelector=kubernetes.io/service-name%3Ddb");
+    let address = |it: &Value, ip: &str| count(it) == 1 && it["items"][0]["endpoints"][0]["addresses"] == json!([ip]);
+    let mirrored = cluster.wait("a slice", &slices, |it| address(it, "10.1.2.3")).await;
+    let slice = &mirrored["items"][0];
+    let managed_by = "endpointslicemirroring-controller.k8s.io";
+    assert_eq!(slice["metadata"]["labels"]["endpointslice.kubernetes.io/managed-by"], managed_by);
+    assert_eq!(slice["metadata"]["labels"]["team"], "a");
+    assert_eq!(slice["metadata"]["ownerReferences"][0]["kind"], "Endpoints");
+    assert_eq!(slice["ports"], json!([{"name": "", "port": 8080, "protocol": "TCP"}]));
+    cluster.rest.update(&path, &endpoints("10.2.3.4")).await.unwrap();
+    cluster.wait("the new address", &slices, |it| address(it, "10.2.3.4")).await;
+    cluster.rest.delete(&path, &DeleteOptions::default()).await.unwrap();
+    cluster.wait("no slice", &slices, |it| count(it) == 0).await;
+    // The API server writes slices of its own beside the Endpoints of its Service.
+    let api = Path::collection("discovery.k8s.io", "v1", "endpointslices", "default");
+    cluster.wait("one slice of the API", &api, |it| count(it) == 1).await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_circle_of_owners_goes_when_one_is_deleted_in_the_foreground() {
+    let cluster = Cluster::start().await;
+    let maps = Path::collection("", "v1", "configmaps", "default");
+    let path = |name: &str| maps.clone().child(name);
+    let mut uids = Vec::new();
+    for name in ["a", "b", "c"] {
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "default"}});
+        uids.push(cluster.rest.create(&maps, &map).await.unwrap()["metadata"]["uid"].clone());
+    }
+    for (name, owner, uid) in [("a", "c", &uids[2]), ("b", "a", &uids[0]), ("c", "b", &uids[1])] {
+        let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": owner, "uid": uid,
+                           "controller": true, "blockOwnerDeletion": true});
+        cluster.rest.merge(&path(name), &json!({"metadata": {"ownerReferences": [owner]}})).await.unwrap();
+    }
+    let foreground = DeleteOptions { propagation: Some(Propagation::Foreground), ..DeleteOptions::default() };
+    cluster.rest.delete(&path("a"), &foreground).await.unwrap();
+    for name in ["a", "b", "c"] {
+        cluster.wait("nothing of the circle", &path(name), Value::is_null).await;
+    }
     cluster.stop().await;
 }

@@ -65,6 +65,8 @@ pub struct ServiceSpec {
     pub internal_traffic_policy: Option<String>,
     /// `Cluster` or `Local`.
     pub external_traffic_policy: Option<String>,
+    /// `PreferSameZone` (or, of old, `PreferClose`) or `PreferSameNode`.
+    pub traffic_distribution: Option<String>,
 }
 
 /// A port of a [`Service`].

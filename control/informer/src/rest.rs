@@ -6,6 +6,8 @@
 use http::{Method, Request, header};
 use serde_json::{Value, json};
 
+use crate::source::error_chain;
+
 /// Requests on objects.
 #[derive(Clone)]
 pub struct Rest {
@@ -188,6 +190,14 @@ pub fn refusal(error: &kube::Error) -> Option<(u16, &str)> {
     match error {
         kube::Error::Api(status) => Some((status.code, &status.reason)),
         _ => None,
+    }
+}
+
+/// What went wrong, in the server's own words if it answered.
+pub fn message(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        _ => error_chain(error),
     }
 }
 

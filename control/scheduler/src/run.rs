@@ -238,7 +238,7 @@ impl Inner {
         if gone {
             return;
         }
-        let message = format!("binding rejected: {}", error_chain(error));
+        let message = format!("binding rejected: {}", rest::message(error));
         tracing::warn!(pod = %key, message, "cannot bind");
         self.recorder.event(&reference(&pod.pod), EventType::Warning, "FailedScheduling", message.as_str());
         self.set_condition(&pod.pod, "SchedulerError", &message).await;

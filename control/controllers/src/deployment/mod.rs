@@ -11,7 +11,6 @@ use apimachinery::selector::LabelSelector;
 use informer::queue::{Action, Queue};
 use informer::recorder::{EventType, ObjectRef, Recorder};
 use informer::rest::{self, DeleteOptions, Path, Rest};
-use informer::source::error_chain;
 use informer::{Event, Informer, Meta, ObjectKey, Projection};
 use serde_json::{Value, json};
 
@@ -302,7 +301,7 @@ impl Controller {
             }
             Err(error) if rest::is_namespace_terminating(&error) => Ok(()),
             Err(error) => {
-                let message = format!("Failed to create new replica set \"{name}\": {}", error_chain(&error));
+                let message = format!("Failed to create new replica set \"{name}\": {}", rest::message(&error));
                 self.recorder.event(
                     &reference(deployment),
                     EventType::Warning,

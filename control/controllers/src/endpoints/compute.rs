@@ -8,18 +8,29 @@ use serde_json::{Map, Value, json};
 
 use crate::objects::{EndpointSlice, Pod, Service, ServicePort};
 
-pub(super) const MAX_ENDPOINTS: usize = 100;
+/// The label of a slice that names its controller.
 pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+/// The controller of Services' own slices.
 pub(super) const MANAGER: &str = "endpointslice-controller.k8s.io";
 const HEADLESS: &str = "service.kubernetes.io/headless";
 
-/// Endpoints that share their ports and the kind of their addresses, by pod.
+/// Endpoints that share their ports and the kind of their addresses.
 #[derive(Debug, Default)]
 pub(super) struct Group {
     pub(super) address_type: String,
     pub(super) ports: Vec<Value>,
-    /// By uid of the pod, so that the order is stable.
+    /// By [`identity`], so that the order is stable.
     pub(super) endpoints: BTreeMap<String, Value>,
+}
+
+/// What all slices of a Service have in common.
+#[derive(Debug)]
+pub(super) struct Common {
+    pub(super) labels: BTreeMap<String, String>,
+    /// None if those that are there may stay.
+    pub(super) annotations: Option<BTreeMap<String, String>>,
+    /// The most endpoints a slice may have.
+    pub(super) room: usize,
 }
 
 /// What is to be written.
@@ -76,19 +87,40 @@ fn takes_part(pod: &Pod) -> bool {
 pub(super) fn groups(service: &Service, pods: &[Arc<Pod>], zone_of: impl Fn(&str) -> Option<String>) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     for address_type in address_types(service) {
+        let before = groups.len();
         for pod in pods.iter().filter(|pod| takes_part(pod)) {
             let Some(ip) = pod.ips().find(|ip| ip.contains(':') == (address_type == "IPv6")) else { continue };
             let ports: Vec<Value> =
                 ports_of(service, pod).iter().map(|(port, number)| slice_port(port, *number)).collect();
-            let at = groups.iter().position(|group| group.address_type == address_type && group.ports == ports);
-            let at = at.unwrap_or_else(|| {
-                groups.push(Group { address_type: address_type.into(), ports, ..Group::default() });
-                groups.len() - 1
-            });
-            groups[at].endpoints.insert(pod.metadata.uid.clone(), endpoint(service, pod, ip, &zone_of));
+            group_of(&mut groups, address_type, ports).add(endpoint(service, pod, ip, &zone_of));
+        }
+        // A Service without endpoints has an empty slice, so that its watchers know that it is looked after.
+        if groups.len() == before {
+            groups.push(Group { address_type: address_type.into(), ..Group::default() });
         }
     }
     groups
+}
+
+pub(super) fn group_of<'a>(groups: &'a mut Vec<Group>, address_type: &str, ports: Vec<Value>) -> &'a mut Group {
+    let at = groups.iter().position(|group| group.address_type == address_type && group.ports == ports);
+    let at = at.unwrap_or_else(|| {
+        groups.push(Group { address_type: address_type.into(), ports, ..Group::default() });
+        groups.len() - 1
+    });
+    &mut groups[at]
+}
+
+impl Group {
+    pub(super) fn add(&mut self, endpoint: Value) {
+        self.endpoints.insert(identity(&endpoint), endpoint);
+    }
+}
+
+/// What an endpoint keeps when its state changes. Pods in the host's network share its address.
+fn identity(endpoint: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    format!("{}/{}", text(&endpoint["targetRef"]["uid"]), text(&endpoint["addresses"][0]))
 }
 
 fn slice_port(port: &ServicePort, number: u16) -> Value {
@@ -116,7 +148,26 @@ fn endpoint(service: &Service, pod: &Pod, ip: &str, zone_of: impl Fn(&str) -> Op
     if let Some(hostname) = hostname(service, pod) {
         value["hostname"] = Value::from(hostname);
     }
+    if let Some(hints) = hints(service, &value).filter(|_| ready) {
+        value["hints"] = hints;
+    }
     value
+}
+
+/// Whom an endpoint is meant for, where the Service wants clients to stay near.
+fn hints(service: &Service, endpoint: &Value) -> Option<Value> {
+    let wanted = service.spec.traffic_distribution.as_deref()?;
+    let on_node = wanted == "PreferSameNode";
+    if !on_node && !matches!(wanted, "PreferSameZone" | "PreferClose") {
+        return None;
+    }
+    let mut hints = Map::new();
+    for (list, field) in [("forZones", "zone"), ("forNodes", "nodeName")] {
+        if !endpoint[field].is_null() && (on_node || field == "zone") {
+            hints.insert(list.into(), json!([{ "name": endpoint[field] }]));
+        }
+    }
+    (!hints.is_empty()).then_some(Value::Object(hints))
 }
 
 /// A pod has a name of its own below the Service that its `subdomain` names.
@@ -148,22 +199,15 @@ pub(super) fn slice_labels(service: &Service) -> BTreeMap<String, String> {
 
 /// The least change that brings `existing` slices to `groups`: endpoints stay where they are, changed slices are filled up
 /// first, and where nothing else changes a slice with room is preferred to a new one.
-pub(super) fn changes(service: &Service, groups: Vec<Group>, existing: &[Arc<EndpointSlice>]) -> Changes {
-    let (mut changes, labels) = (Changes::default(), slice_labels(service));
+pub(super) fn changes(common: &Common, groups: Vec<Group>, existing: &[Arc<EndpointSlice>]) -> Changes {
+    let mut changes = Changes::default();
     let mut unclaimed: Vec<&EndpointSlice> = existing.iter().map(Arc::as_ref).collect();
-    let mut groups = groups;
-    for address_type in address_types(service) {
-        // A Service without endpoints has an empty slice, so that its watchers know that it is looked after.
-        if !groups.iter().any(|group| group.address_type == address_type) {
-            groups.push(Group { address_type: address_type.into(), ..Group::default() });
-        }
-    }
     for group in groups {
         let (mine, others) = unclaimed
             .into_iter()
             .partition(|slice| slice.address_type == group.address_type && slice.ports == group.ports);
         unclaimed = others;
-        reconcile_group(group, mine, &labels, &mut changes);
+        reconcile_group(group, mine, common, &mut changes);
     }
     changes.delete.extend(unclaimed.into_iter().map(|slice| slice.metadata.name.clone()));
     changes
@@ -175,34 +219,29 @@ struct Draft<'a> {
     changed: bool,
 }
 
-fn reconcile_group(
-    mut group: Group,
-    mine: Vec<&EndpointSlice>,
-    labels: &BTreeMap<String, String>,
-    changes: &mut Changes,
-) {
+fn reconcile_group(mut group: Group, mine: Vec<&EndpointSlice>, common: &Common, changes: &mut Changes) {
     let mut drafts: Vec<Draft<'_>> = mine
         .into_iter()
         .map(|slice| {
-            let kept = slice.endpoints.iter().filter_map(|endpoint| {
-                group.endpoints.remove(endpoint["targetRef"]["uid"].as_str().unwrap_or_default())
-            });
+            let kept = slice.endpoints.iter().filter_map(|endpoint| group.endpoints.remove(&identity(endpoint)));
             let endpoints: Vec<Value> = kept.collect();
-            let changed = endpoints != slice.endpoints || slice.metadata.labels != *labels;
+            let changed = endpoints != slice.endpoints
+                || slice.metadata.labels != common.labels
+                || common.annotations.as_ref().is_some_and(|wanted| *wanted != slice.metadata.annotations);
             Draft { slice, endpoints, changed }
         })
         .collect();
     drafts.sort_by_key(|draft| (!draft.changed, std::cmp::Reverse(draft.endpoints.len())));
     let mut left = group.endpoints.into_values();
     for draft in &mut drafts {
-        let room = MAX_ENDPOINTS.saturating_sub(draft.endpoints.len());
+        let room = common.room.saturating_sub(draft.endpoints.len());
         let before = draft.endpoints.len();
         draft.endpoints.extend(left.by_ref().take(room));
         draft.changed |= draft.endpoints.len() > before;
     }
     let left: Vec<Value> = left.collect();
     let content = |endpoints: &[Value]| json!({ "addressType": group.address_type, "ports": group.ports, "endpoints": endpoints });
-    changes.create.extend(left.chunks(MAX_ENDPOINTS).map(content));
+    changes.create.extend(left.chunks(common.room).map(content));
     let some = !left.is_empty() || drafts.iter().any(|draft| !draft.endpoints.is_empty());
     if !some && drafts.is_empty() {
         changes.create.push(content(&[]));
@@ -340,13 +379,31 @@ mod tests {
             let mut service = web();
             service.spec.publish_not_ready_addresses = publish;
             let groups = groups(&service, &pods, zone);
-            let show = |(uid, endpoint): (&String, &Value)| {
+            let show = |(key, endpoint): (&String, &Value)| {
+                let (uid, _) = key.split_once('/').unwrap();
                 let is = |condition: &str| endpoint["conditions"][condition].clone();
                 format!("{uid}:{}/{}/{}", is("ready"), is("serving"), is("terminating"))
             };
             assert_eq!(groups[0].endpoints.iter().map(show).collect::<Vec<_>>().join(" "), want);
             assert_eq!(groups[0].ports, [json!({"name": "", "port": 8080, "protocol": "TCP"})]);
-            assert_eq!(groups[0].endpoints["u001"]["zone"], "z1");
+            assert_eq!(groups[0].endpoints["u001/10.0.0.1"]["zone"], "z1");
+        }
+    }
+
+    #[test]
+    fn hints_follow_the_traffic_distribution() {
+        let zones = json!([{"name": "z1"}]);
+        for (distribution, ready, want) in [
+            (None, true, Value::Null),
+            (Some("PreferClose"), true, json!({"forZones": zones})),
+            (Some("PreferSameZone"), true, json!({"forZones": zones})),
+            (Some("PreferSameZone"), false, Value::Null),
+            (Some("PreferSameNode"), true, json!({"forZones": zones, "forNodes": [{"name": "n1"}]})),
+        ] {
+            let mut service = web();
+            service.spec.traffic_distribution = distribution.map(str::to_owned);
+            let groups = groups(&service, &pods([pod(1, 8080, ready)]), zone);
+            assert_eq!(groups[0].endpoints["u001/10.0.0.1"]["hints"], want, "{distribution:?}");
         }
     }
 
@@ -372,23 +429,23 @@ mod tests {
 
     #[test]
     fn slices_are_filled_and_kept() {
-        let service = web();
+        let (service, common) = (web(), Common { labels: slice_labels(&web()), annotations: None, room: 100 });
         let many = |numbers: std::ops::Range<usize>| pods(numbers.map(|number| pod(number, 8080, true)));
-        let first = changes(&service, groups(&service, &many(0..150), zone), &[]);
+        let first = changes(&common, groups(&service, &many(0..150), zone), &[]);
         let sizes =
             |values: &[Value]| values.iter().map(|it| it["endpoints"].as_array().unwrap().len()).collect::<Vec<_>>();
         assert_eq!(sizes(&first.create), [100, 50]);
         let existing = [slice(&service, "a", &first.create[0]), slice(&service, "b", &first.create[1])];
-        assert_eq!(changes(&service, groups(&service, &many(0..150), zone), &existing), Changes::default());
-        let grown = changes(&service, groups(&service, &many(0..151), zone), &existing);
+        assert_eq!(changes(&common, groups(&service, &many(0..150), zone), &existing), Changes::default());
+        let grown = changes(&common, groups(&service, &many(0..151), zone), &existing);
         assert_eq!((grown.create.len(), grown.delete.len()), (0, 0));
         assert_eq!(grown.update.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["b"]);
-        let shrunk = changes(&service, groups(&service, &many(0..100), zone), &existing);
+        let shrunk = changes(&common, groups(&service, &many(0..100), zone), &existing);
         assert_eq!((shrunk.create.len(), shrunk.update.len(), shrunk.delete), (0, 0, vec!["b".to_owned()]));
-        let none = changes(&service, groups(&service, &[], zone), &existing);
+        let none = changes(&common, groups(&service, &[], zone), &existing);
         assert_eq!((sizes(&none.create), none.delete.len()), (vec![0], 2));
         let empty = [slice(&service, "e", &none.create[0])];
-        assert_eq!(changes(&service, groups(&service, &[], zone), &empty), Changes::default());
+        assert_eq!(changes(&common, groups(&service, &[], zone), &empty), Changes::default());
     }
 
     #[test]
@@ -398,7 +455,7 @@ mod tests {
         named["spec"]["hostname"] = json!("db-0");
         named["spec"]["subdomain"] = json!("web");
         let groups = groups(&service, &pods([named]), zone);
-        assert_eq!(groups[0].endpoints["u001"]["hostname"], "db-0");
+        assert_eq!(groups[0].endpoints["u001/10.0.0.1"]["hostname"], "db-0");
         assert!(groups[0].ports.is_empty());
         assert_eq!(slice_labels(&service).get(HEADLESS).map(String::as_str), Some(""));
     }

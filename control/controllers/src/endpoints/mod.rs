@@ -1,39 +1,38 @@
-//! Which pods are behind a Service: EndpointSlices, and Endpoints for those who still read them.
+//! Which pods are behind a Service: EndpointSlices, and Endpoints for those who still read them. [`mirror`] goes the other
+//! way for those who still write them.
 
 mod compute;
+mod mirror;
+mod slices;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use informer::kinds::service_of;
 use informer::queue::{Action, Queue};
 use informer::rest::{self, DeleteOptions, Path, Rest};
 use informer::{Event, Informer, ObjectKey, Projection};
 use serde_json::{Value, json};
 
-use crate::framework::{Doing, Env, NAMESPACE, Result, SERVICE, synced};
+use crate::framework::{Doing, Env, Informers, NAMESPACE, Result, SERVICE, synced};
 use crate::objects::{EndpointSlice, Endpoints, Node, Pod, Service};
 use crate::replicas::controller_reference;
-use compute::{Changes, MANAGED_BY, MANAGER};
+use compute::Common;
+use slices::{LOOK_AGAIN, Ledger, Writer};
 
 const ZONE: &str = "topology.kubernetes.io/zone";
-/// How long the informer may take to bring what was written; after that someone deleted it.
-const STALE: Duration = Duration::from_secs(4);
+/// As upstream's default.
+const MAX_ENDPOINTS: usize = 100;
+/// Up to so many endpoints each change is written at once.
+const FEW: usize = 20;
+/// For each endpoint.
+const A_MOMENT: Duration = Duration::from_micros(500);
+const MOST: Duration = Duration::from_secs(1);
 
 struct Slices {
-    rest: Rest,
+    writer: Writer,
     services: Informer<Service>,
     pods: Informer<Pod>,
     nodes: Informer<Node>,
-    slices: Informer<EndpointSlice>,
-    /// The revision of each slice as written last: computing on older ones would write everything twice.
-    written: Mutex<HashMap<ObjectKey, Written>>,
-}
-
-struct Written {
-    at: Instant,
-    revisions: HashMap<String, u64>,
 }
 
 struct Legacy {
@@ -41,6 +40,7 @@ struct Legacy {
     services: Informer<Service>,
     pods: Informer<Pod>,
     endpoints: Informer<Endpoints>,
+    ledger: Arc<Ledger>,
 }
 
 /// Starts both controllers.
@@ -50,13 +50,8 @@ pub(crate) fn start(env: &Env) {
     let (slices, endpoints) = (informers.endpoint_slices.clone(), informers.endpoints.clone());
 
     let queue = Queue::new("endpointslice");
-    trigger(&services, &pods, &queue);
-    let changed = queue.clone();
-    slices.on_event(move |event| {
-        if is_managed(event.object()) {
-            service_of(event.object().as_ref()).into_iter().for_each(|key| changed.add(key));
-        }
-    });
+    trigger(informers, &queue);
+    let writer = Writer::new(env, "endpointslice-controller", compute::MANAGER, &queue);
     let (changed, all) = (queue.clone(), services.clone());
     nodes.on_event(move |event| {
         let zone = |node: &Node| node.metadata.label(ZONE).map(str::to_owned);
@@ -65,30 +60,39 @@ pub(crate) fn start(env: &Env) {
         }
     });
     let known = synced!(services, pods, nodes, slices);
-    let rest = env.rest("endpointslice-controller");
-    let (written, services_too, pods_too) = (Mutex::default(), services.clone(), pods.clone());
-    let controller = Arc::new(Slices { rest, services: services_too, pods: pods_too, nodes, slices, written });
+    let controller = Arc::new(Slices { writer, services: services.clone(), pods: pods.clone(), nodes });
     env.run(queue, 5, known, controller, |this, key| async move { this.reconcile(&key).await });
 
     let queue = Queue::new("endpoints");
-    trigger(&services, &pods, &queue);
-    let changed = queue.clone();
+    trigger(informers, &queue);
+    let ledger = Arc::new(Ledger::default());
+    let (changed, awaited) = (queue.clone(), Arc::clone(&ledger));
     endpoints.on_event(move |event| {
         // Leader election writes such objects, too; they have no Service.
-        if matches!(event, Event::Delete(_)) {
-            changed.add(event.object().key());
+        let key = event.object().key();
+        if matches!(event, Event::Delete(_)) || awaited.awaits(&key) {
+            changed.add(key);
         }
     });
     let known = synced!(services, pods, endpoints);
-    let controller = Arc::new(Legacy { rest: env.rest("endpoint-controller"), services, pods, endpoints });
+    let controller = Arc::new(Legacy { rest: env.rest("endpoint-controller"), services, pods, endpoints, ledger });
     env.run(queue, 5, known, controller, |this, key| async move { this.reconcile(&key).await });
+    mirror::start(env);
 }
 
-fn trigger(services: &Informer<Service>, pods: &Informer<Pod>, queue: &Queue<ObjectKey>) {
+/// How long changes of pods are collected: the more endpoints a Service has, the more is written for each.
+fn collecting(slices: &Informer<EndpointSlice>, service: &ObjectKey) -> Duration {
+    let endpoints: usize =
+        slices.by_index(SERVICE, &service.to_string()).iter().map(|slice| slice.endpoints.len()).sum();
+    if endpoints < FEW { Duration::ZERO } else { (A_MOMENT * u32::try_from(endpoints).unwrap_or(u32::MAX)).min(MOST) }
+}
+
+fn trigger(informers: &Informers, queue: &Queue<ObjectKey>) {
+    let (services, slices) = (informers.services.clone(), informers.endpoint_slices.clone());
     let changed = queue.clone();
     services.on_event(move |event| changed.add(event.object().key()));
-    let (changed, services) = (queue.clone(), services.clone());
-    pods.on_event(move |event| {
+    let changed = queue.clone();
+    informers.pods.on_event(move |event| {
         let (old, new) = match event {
             Event::Upsert { old, new } => (old.as_deref(), new.as_ref()),
             Event::Delete(last) => (None, last.as_ref()),
@@ -98,7 +102,9 @@ fn trigger(services: &Informer<Service>, pods: &Informer<Pod>, queue: &Queue<Obj
         }
         for service in services.by_index(NAMESPACE, &new.metadata.namespace) {
             if selects(&service, new) || old.is_some_and(|old| selects(&service, old)) {
-                changed.add(service.key());
+                let key = service.key();
+                let wait = collecting(&slices, &key);
+                changed.add_after(key, wait);
             }
         }
     });
@@ -119,10 +125,6 @@ fn selects(service: &Service, pod: &Pod) -> bool {
     !selector.is_empty() && selector.iter().all(|(key, value)| pod.metadata.label(key) == Some(value))
 }
 
-fn is_managed(slice: &EndpointSlice) -> bool {
-    slice.metadata.label(MANAGED_BY) == Some(MANAGER)
-}
-
 /// A Service whose endpoints are not someone else's affair.
 fn is_ours(service: &Service) -> bool {
     !service.spec.selector.is_empty() && service.spec.r#type != "ExternalName" && !service.metadata.is_deleting()
@@ -136,19 +138,16 @@ fn selected(pods: &Informer<Pod>, service: &Service) -> Vec<Arc<Pod>> {
 
 impl Slices {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action> {
-        let mut existing = self.slices.by_index(SERVICE, &key.to_string());
-        existing.retain(|slice| is_managed(slice) && !slice.metadata.is_deleting());
-        if self.is_stale(key, &existing) {
-            // The events of the slices that are missing bring this key back; the timer is for those that never come.
-            return Ok(Action::RequeueAfter(STALE / 4));
-        }
+        let existing = match self.writer.existing(key) {
+            Ok(existing) => existing,
+            Err(wait) => return Ok(wait),
+        };
         let Some(service) = self.services.get(key).filter(|service| is_ours(service)) else {
-            self.written().remove(key);
             if self.services.get(key).is_some_and(|service| service.spec.r#type == "ExternalName") {
-                let delete = existing.iter().map(|slice| slice.metadata.name.clone()).collect();
-                self.write(key, None, Changes { delete, ..Changes::default() }, &existing).await?;
+                self.writer.delete_all(key, &existing).await?;
             }
             // The garbage collector deletes the slices of a Service that is gone.
+            self.writer.forget(key);
             return Ok(Action::Done);
         };
         let zone_of = |node: &str| {
@@ -156,105 +155,26 @@ impl Slices {
             node.metadata.label(ZONE).map(str::to_owned)
         };
         let groups = compute::groups(&service, &selected(&self.pods, &service), zone_of);
-        let changes = compute::changes(&service, groups, &existing);
-        self.write(key, Some(&service), changes, &existing).await?;
+        let common = Common { labels: compute::slice_labels(&service), annotations: None, room: MAX_ENDPOINTS };
+        let changes = compute::changes(&common, groups, &existing);
+        let owner = controller_reference("v1", "Service", &service.metadata);
+        self.writer.write(key, &common, &owner, changes, &existing).await?;
         Ok(Action::Done)
     }
-
-    fn written(&self) -> std::sync::MutexGuard<'_, HashMap<ObjectKey, Written>> {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether the informer does not have yet what was written last.
-    fn is_stale(&self, key: &ObjectKey, existing: &[Arc<EndpointSlice>]) -> bool {
-        let mut written = self.written();
-        let Some(Written { at, revisions }) = written.get_mut(key) else { return false };
-        for slice in existing {
-            let seen = slice.metadata.resource_version.parse().unwrap_or(u64::MAX);
-            if revisions.get(&slice.metadata.name).is_some_and(|revision| *revision <= seen) {
-                revisions.remove(&slice.metadata.name);
-            }
-        }
-        if revisions.is_empty() || at.elapsed() > STALE {
-            written.remove(key);
-            return false;
-        }
-        true
-    }
-
-    fn note(&self, key: &ObjectKey, answer: &Value) {
-        let meta = &answer["metadata"];
-        let revision = meta["resourceVersion"].as_str().and_then(|text| text.parse().ok());
-        if let (Some(name), Some(revision)) = (meta["name"].as_str(), revision) {
-            let mut written = self.written();
-            let fresh = || Written { at: Instant::now(), revisions: HashMap::new() };
-            let written = written.entry(key.clone()).or_insert_with(fresh);
-            written.at = Instant::now();
-            written.revisions.insert(name.to_owned(), revision);
-        }
-    }
-
-    async fn write(
-        &self,
-        key: &ObjectKey,
-        service: Option<&Service>,
-        changes: Changes,
-        existing: &[Arc<EndpointSlice>],
-    ) -> Result<()> {
-        let collection = Path::collection("discovery.k8s.io", "v1", "endpointslices", &key.namespace);
-        let doing = || format!("write the endpoint slices of service {key}");
-        if let Some(service) = service {
-            for content in changes.create {
-                let slice = whole(service, content, json!({ "generateName": format!("{}-", key.name) }));
-                match self.rest.create(&collection, &slice).await {
-                    Err(error) if rest::is_namespace_terminating(&error) => return Ok(()),
-                    answer => self.note(key, &answer.doing(doing)?),
-                }
-            }
-            for (name, content) in changes.update {
-                let Some(known) = existing.iter().find(|slice| slice.metadata.name == name) else { continue };
-                let meta = &known.metadata;
-                let identity = json!({
-                    "name": name,
-                    "uid": meta.uid,
-                    "resourceVersion": meta.resource_version,
-                    "generateName": format!("{}-", key.name),
-                    "annotations": meta.annotations,
-                });
-                let answer =
-                    self.rest.update(&collection.clone().child(&name), &whole(service, content, identity)).await;
-                self.note(key, &answer.doing(doing)?);
-            }
-        }
-        for name in changes.delete {
-            let deleted = self.rest.delete(&collection.clone().child(&name), &DeleteOptions::default()).await;
-            rest::absent_is_none(deleted).doing(doing)?;
-        }
-        Ok(())
-    }
-}
-
-fn whole(service: &Service, mut content: Value, mut metadata: Value) -> Value {
-    metadata["namespace"] = Value::from(service.metadata.namespace.as_str());
-    metadata["labels"] = json!(compute::slice_labels(service));
-    metadata["ownerReferences"] = json!([controller_reference("v1", "Service", &service.metadata)]);
-    content["apiVersion"] = Value::from("discovery.k8s.io/v1");
-    content["kind"] = Value::from("EndpointSlice");
-    content["metadata"] = metadata;
-    content
 }
 
 impl Legacy {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action> {
         let known = self.endpoints.get(key);
+        if self.ledger.is_stale(key, known.iter().map(|known| &known.metadata)) {
+            return Ok(LOOK_AGAIN);
+        }
         let path = Path::object("", "v1", "endpoints", &key.namespace, &key.name);
         let doing = || format!("write the endpoints of service {key}");
         let Some(service) = self.services.get(key) else {
-            // Only what this controller made: others keep leases in such objects.
-            let managed = |known: &&Arc<Endpoints>| {
-                known.metadata.label("endpoints.kubernetes.io/managed-by") == Some("endpoint-controller")
-            };
-            if let Some(known) = known.as_ref().filter(managed) {
+            self.ledger.forget(key);
+            // As upstream, whoever made them: without its Service they lead nowhere.
+            if let Some(known) = &known {
                 let deleted = self.rest.delete(&path, &DeleteOptions::of_uid(&known.metadata.uid)).await;
                 rest::absent_is_none(deleted).doing(doing)?;
             }
@@ -280,14 +200,14 @@ impl Legacy {
                 object["subsets"] = subsets.into();
                 object["metadata"]["resourceVersion"] = Value::from(known.metadata.resource_version.as_str());
                 object["metadata"]["annotations"] = json!(known.metadata.annotations);
-                self.rest.update(&path, &object).await.doing(doing)?;
+                self.ledger.note(key, &self.rest.update(&path, &object).await.doing(doing)?);
             }
             None => {
                 object["subsets"] = subsets.into();
                 let collection = Path::collection("", "v1", "endpoints", &key.namespace);
                 match self.rest.create(&collection, &object).await {
                     Err(error) if rest::is_namespace_terminating(&error) => {}
-                    answer => drop(answer.doing(doing)?),
+                    answer => self.ledger.note(key, &answer.doing(doing)?),
                 }
             }
         }

@@ -15,7 +15,6 @@ use futures::future::join_all;
 use informer::queue::{Action, Queue};
 use informer::recorder::{EventType, ObjectRef, Recorder};
 use informer::rest::{self, DeleteOptions, Path, Rest};
-use informer::source::error_chain;
 use informer::{Event, Informer, Meta, ObjectKey, Projection};
 use serde_json::{Value, json};
 
@@ -96,6 +95,15 @@ fn start_kind<T: Replicated>(env: &Env, sets: &Informer<T>) {
     sets.on_event(move |event| changed.add(event.object().key()));
     let (this, triggered) = (Arc::clone(&controller), queue.clone());
     pods.on_event(move |event| this.pod_changed(event, &triggered));
+    // Without it no pod is admitted; in a new namespace it comes a moment after the first sets.
+    let (changed, all) = (queue.clone(), sets.clone());
+    env.informers.service_accounts.on_event(move |event| {
+        let Event::Upsert { old: None, new } = event else { return };
+        let lacks = |set: &Arc<T>| set.status().replicas < set.spec().replicas.unwrap_or(1);
+        let mut sets = all.list();
+        sets.retain(|set| set.meta().namespace == new.metadata.namespace && lacks(set));
+        sets.iter().for_each(|set| changed.add(set.key()));
+    });
     let known = synced!(sets, pods);
     env.run(queue, 5, known, controller, |this, key| async move { this.reconcile(&key).await });
 }
@@ -265,7 +273,7 @@ impl<T: Replicated> Controller<T> {
                     if rest::is_namespace_terminating(&error) {
                         return Ok(());
                     }
-                    let message = format!("Error creating: {}", error_chain(&error));
+                    let message = format!("Error creating: {}", rest::message(&error));
                     self.recorder.event(&about, EventType::Warning, "FailedCreate", message);
                     Err(error).doing(|| format!("create a pod of {} {key}", T::KIND))
                 }
@@ -305,7 +313,7 @@ impl<T: Replicated> Controller<T> {
                         if rest::is_not_found(&error) || rest::is_conflict(&error) {
                             return Ok(());
                         }
-                        let message = format!("Error deleting: {}", error_chain(&error));
+                        let message = format!("Error deleting: {}", rest::message(&error));
                         self.recorder.event(about, EventType::Warning, "FailedDelete", message);
                         Err(error).doing(|| format!("delete pod {}", pod.key()))
                     }

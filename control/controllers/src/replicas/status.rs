@@ -57,7 +57,7 @@ pub(super) fn compute(
             r#type: "ReplicaFailure".into(),
             status: "True".into(),
             reason: if status.replicas < wanted { "FailedCreate" } else { "FailedDelete" }.into(),
-            message: error.to_string(),
+            message: error.cause(),
             last_transition_time: Some(format_time(now)),
             last_update_time: None,
         }),
@@ -159,7 +159,7 @@ mod tests {
             json!({
                 "replicas": 3, "fullyLabeledReplicas": 2, "readyReplicas": 2, "availableReplicas": 1,
                 "terminatingReplicas": 1, "observedGeneration": 3,
-                "conditions": [{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "x: y",
+                "conditions": [{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "y",
                                 "lastTransitionTime": "2026-01-01T00:01:00Z"}],
             })
         );
