@@ -58,6 +58,8 @@ pub struct Field {
     pub ty: Type,
     /// Whether it must be set.
     pub required: bool,
+    /// Whether an empty list or map is the same as none, and left out (Go's `omitempty`).
+    pub omit_empty: bool,
     /// How server-side apply merges a list.
     pub list_type: ListType,
     /// Whether server-side apply replaces a map or object as a whole.
@@ -199,6 +201,7 @@ impl Field {
             name,
             ty,
             required: false,
+            omit_empty: false,
             list_type: ListType::Unset,
             atomic: false,
             patch_merge: false,

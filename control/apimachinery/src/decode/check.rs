@@ -1,4 +1,5 @@
-//! A tree against its schema: wrong types are errors, unknown fields are dropped and told, scalars become canonical.
+//! A tree against its schema: wrong types are errors, unknown fields are dropped and told, empty lists and maps that say
+//! nothing are left out, scalars become canonical.
 
 use base64::Engine as _;
 use serde_json::{Map, Value};
@@ -12,7 +13,7 @@ use crate::status::Result;
 use crate::time;
 
 /// Checks an object against its schema: wrong types fail, unknown fields are dropped (and told, as `validation` asks), nulls of known
-/// fields are dropped, quantities and times become canonical. Returns the warnings.
+/// fields and empty optional lists and maps are dropped, quantities and times become canonical. Returns the warnings.
 pub fn check(schema: &Schema, object: &mut Value, validation: FieldValidation) -> Result<Vec<String>> {
     let complaints = walk(schema, object)?;
     settle(Some(schema), object, validation, &complaints)
@@ -52,7 +53,7 @@ impl Walker {
                 Some(_) if value.is_null() => {}
                 Some(field) => {
                     done = self.value(schema, &field.ty, value, &here, depth + 1);
-                    return true;
+                    return !(field.omit_empty && is_empty(value));
                 }
             }
             false
@@ -105,6 +106,14 @@ impl Walker {
             return Ok(());
         }
         self.value(owner, ty, value, trail, depth)
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
     }
 }
 

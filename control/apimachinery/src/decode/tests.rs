@@ -33,6 +33,11 @@ fn values_become_what_go_would_make_of_them() {
             json!({"metadata": {"managedFields": [{"fieldsV1": {"f:x": {}}}]}}),
         ),
         (json!({"foo": 1, "spec": {"bar": {"a": []}}}), json!({"spec": {}})),
+        // Empty optional lists and maps are left out; objects and required lists stay.
+        (
+            json!({"metadata": {"labels": {}, "finalizers": []}, "spec": {"containers": [], "tolerations": [], "affinity": {}}}),
+            json!({"metadata": {}, "spec": {"containers": [], "affinity": {}}}),
+        ),
     ];
     for (body, expect) in cases {
         let decoded = json_pod(&body.to_string(), FieldValidation::Ignore).unwrap();

@@ -10,6 +10,17 @@ pub(crate) mod resources;
 
 const TYPES: &str = include_str!("types.txt");
 
+/// The optional lists that upstream writes even when they are empty.
+const WRITTEN_EMPTY: &[(&str, &str)] = &[
+    ("io.k8s.api.autoscaling.v2.HorizontalPodAutoscalerStatus", "currentMetrics"),
+    ("io.k8s.api.core.v1.ContainerImage", "names"),
+    ("io.k8s.api.core.v1.ProjectedVolumeSource", "sources"),
+    ("io.k8s.api.discovery.v1.EndpointSlice", "endpoints"),
+    ("io.k8s.api.discovery.v1.EndpointSlice", "ports"),
+    ("io.k8s.api.rbac.v1.ClusterRole", "rules"),
+    ("io.k8s.api.rbac.v1.Role", "rules"),
+];
+
 struct Index {
     /// Each type's line, by number; sorted by name.
     lines: Vec<&'static str>,
@@ -89,6 +100,10 @@ fn read(line: &'static str) -> Schema {
             Some(b'&') => inline.push(read_inline(&part[1..])),
             _ => fields.push(read_field(part)),
         }
+    }
+    for field in &mut fields {
+        let written = field.required || WRITTEN_EMPTY.contains(&(&*schema.name, &*field.name));
+        field.omit_empty = !written && matches!(field.ty, Type::List(_) | Type::Map(_));
     }
     schema.fields = fields.into();
     schema.unions = unions.into();

@@ -1,5 +1,7 @@
 //! Rows of the core group.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -162,14 +164,17 @@ fn quota(object: &Value, now: Timestamp) -> Vec<Value> {
 fn endpoints(object: &Value, now: Timestamp) -> Vec<Value> {
     let mut all = Vec::new();
     for subset in list(object, "subsets") {
-        for address in list(subset, "addresses") {
-            let ip = text(address, "ip");
-            let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
-            let ports = list(subset, "ports");
-            if ports.is_empty() {
-                all.push(ip.to_owned());
-            }
-            all.extend(ports.iter().map(|port| format!("{host}:{}", number(port, "port"))));
+        let addresses = || list(subset, "addresses").iter().map(|address| text(address, "ip"));
+        let ports = list(subset, "ports");
+        if ports.is_empty() {
+            all.extend(addresses().map(str::to_owned));
+        }
+        for port in ports {
+            let number = number(port, "port");
+            all.extend(addresses().map(|ip| match ip.contains(':') {
+                true => format!("[{ip}]:{number}"),
+                false => format!("{ip}:{number}"),
+            }));
         }
     }
     vec![name(object), first(&all, 3, "<none>").into(), age(object, now)]
@@ -210,7 +215,9 @@ fn external_ip(service: &Value) -> String {
 /// The addresses that a load balancer has assigned.
 pub(super) fn load_balancer(object: &Value) -> Vec<String> {
     let ingress = list(object, "status.loadBalancer.ingress").iter();
-    ingress.map(|one| or(text(one, "ip"), text(one, "hostname")).to_owned()).filter(|one| !one.is_empty()).collect()
+    let addresses = ingress.map(|one| or(text(one, "ip"), text(one, "hostname")).to_owned());
+    let sorted: BTreeSet<String> = addresses.filter(|one| !one.is_empty()).collect();
+    sorted.into_iter().collect()
 }
 
 fn node(object: &Value, now: Timestamp) -> Vec<Value> {

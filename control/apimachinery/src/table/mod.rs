@@ -60,6 +60,15 @@ const fn wide(name: &'static str) -> Column {
 const PLAIN: Printer =
     Printer { columns: &[NAME, AGE], row: |object, now| vec![cells::name(object), cells::age(object, now)] };
 
+/// The columns of a Scale.
+pub const SCALE_COLUMNS: &[Column] = &[NAME, number("Desired"), number("Available"), AGE];
+
+/// The cells of a Scale.
+pub fn scale_row(scale: &Value, now: Timestamp) -> Vec<Value> {
+    let replicas = |part: &str| Value::from(cells::number(scale, part));
+    vec![cells::name(scale), replicas("spec.replicas"), replicas("status.replicas"), cells::age(scale, now)]
+}
+
 /// The columns of a resource.
 pub fn columns(resource: &Resource) -> &'static [Column] {
     printer(resource).columns

@@ -84,6 +84,12 @@ pub(super) fn printer(group: &str, resource: &str) -> Option<Printer> {
         ("admissionregistration.k8s.io", _) => return admission(resource),
         ("flowcontrol.apiserver.k8s.io", "flowschemas") => (FLOW_COLUMNS, flow_schema),
         ("flowcontrol.apiserver.k8s.io", _) => (LEVEL_COLUMNS, priority_level),
+        ("certificates.k8s.io", "clustertrustbundles") => (const { &[NAME, column("SignerName")] }, |object, _| {
+            vec![name(object), text(object, "spec.signerName").into()]
+        }),
+        ("resource.k8s.io", "resourceslices") => {
+            (const { &[NAME, column("Node"), column("Driver"), column("Pool"), AGE] }, resource_slice)
+        }
         ("resource.k8s.io", "resourceclaims") => (const { &[NAME, column("State"), AGE] }, resource_claim),
         _ => return None,
     };
@@ -206,7 +212,8 @@ fn runtime_class(object: &Value, now: Timestamp) -> Vec<Value> {
 }
 
 fn endpoint_slice(object: &Value, now: Timestamp) -> Vec<Value> {
-    let ports = list(object, "ports").iter().map(|port| scalar(at(port, "port"), "*")).collect::<Vec<_>>();
+    let port = |port: &Value| scalar(at(port, "port"), or(text(port, "name"), "*"));
+    let ports: Vec<String> = list(object, "ports").iter().map(port).collect();
     let endpoints = list(object, "endpoints").iter().flat_map(|one| list(one, "addresses"));
     let addresses: Vec<String> = endpoints.filter_map(Value::as_str).map(str::to_owned).collect();
     vec![
@@ -403,4 +410,15 @@ fn resource_claim(object: &Value, now: Timestamp) -> Vec<Value> {
         states.push("pending");
     }
     vec![name(object), states.join(",").into(), age(object, now)]
+}
+
+fn resource_slice(object: &Value, now: Timestamp) -> Vec<Value> {
+    let spec = at(object, "spec");
+    vec![
+        name(object),
+        or(text(spec, "nodeName"), "<none>").into(),
+        text(spec, "driver").into(),
+        text(spec, "pool.name").into(),
+        age(object, now),
+    ]
 }

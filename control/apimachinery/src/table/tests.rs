@@ -162,6 +162,19 @@ fn rows() {
         ),
         (
             "",
+            "services",
+            json!({"spec": {"type": "LoadBalancer", "externalIPs": ["9.9.9.9"]},
+                "status": {"loadBalancer": {"ingress": [{"ip": "2.2.2.2"}, {"hostname": "a"}, {"ip": "2.2.2.2"}]}}}),
+            "x|LoadBalancer|<none>|2.2.2.2,a,9.9.9.9|<none>|24h|<none>",
+        ),
+        (
+            "",
+            "endpoints",
+            json!({"subsets": [{"addresses": [{"ip": "1.1.1.1"}, {"ip": "::1"}], "ports": [{"port": 1}, {"port": 2}]}]}),
+            "x|1.1.1.1:1,[::1]:1,1.1.1.1:2 + 1 more...|24h",
+        ),
+        (
+            "",
             "nodes",
             json!({"spec": {"unschedulable": true}, "status": {"conditions": [{"type": "Ready", "status": "True"}],
                 "addresses": [{"type": "InternalIP", "address": "10.0.0.1"}], "nodeInfo": {"kubeletVersion": "v1"}}}),

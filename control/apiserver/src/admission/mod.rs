@@ -2,9 +2,13 @@
 //!
 //! A plugin is one file here and one line in [`Chain::new`], whose order is the order of the calls.
 
+mod certificates;
+mod default_class;
 mod default_tolerations;
+mod escalation;
 mod namespace_lifecycle;
 mod priority;
+mod runtime_class;
 mod service_account;
 mod taint_nodes;
 
@@ -14,6 +18,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use crate::auth::User;
+use crate::authz::Authorizer;
 use crate::registry::Registry;
 use crate::request::Warnings;
 
@@ -50,8 +55,9 @@ pub(crate) struct Attributes<'a> {
     #[expect(dead_code, reason = "webhooks and quota will look at it")]
     pub(crate) dry_run: bool,
     /// Who asks.
-    #[expect(dead_code, reason = "NodeRestriction and webhooks will look at it")]
     pub(crate) user: &'a User,
+    /// Decides what the user may do beside; none for the server's own writes, which may do anything.
+    pub(crate) authorizer: Option<&'a Authorizer>,
     /// For the client.
     #[expect(dead_code, reason = "PodSecurity and webhooks will warn")]
     pub(crate) warnings: &'a Warnings,
@@ -60,7 +66,12 @@ pub(crate) struct Attributes<'a> {
 impl Attributes<'_> {
     /// Whether this concerns a resource itself (not a subresource).
     pub(crate) fn is(&self, group: &str, resource: &str) -> bool {
-        self.subresource.is_empty() && self.group == group && self.resource == resource
+        self.subresource.is_empty() && self.of(group, resource)
+    }
+
+    /// Whether this concerns a resource or one of its subresources.
+    pub(crate) fn of(&self, group: &str, resource: &str) -> bool {
+        self.group == group && self.resource == resource
     }
 
     /// 403 for this request.
@@ -103,6 +114,10 @@ impl Chain {
                 Box::new(taint_nodes::TaintNodesByCondition),
                 Box::new(priority::Priority),
                 Box::new(default_tolerations::DefaultTolerationSeconds),
+                Box::new(runtime_class::RuntimeClass),
+                Box::new(default_class::DefaultClass),
+                Box::new(certificates::Certificates),
+                Box::new(escalation::Escalation),
             ],
         }
     }

@@ -24,8 +24,8 @@ struct Class {
 #[async_trait]
 impl Plugin for Priority {
     fn handles(&self, attributes: &Attributes<'_>) -> bool {
-        attributes.operation != Operation::Delete
-            && (attributes.is("", "pods") || attributes.is("scheduling.k8s.io", "priorityclasses"))
+        attributes.operation != Operation::Delete && attributes.is("", "pods")
+            || attributes.is("scheduling.k8s.io", "priorityclasses")
     }
 
     async fn admit(&self, registry: &Registry, attributes: &mut Attributes<'_>) -> Result<(), Status> {
@@ -73,6 +73,12 @@ impl Plugin for Priority {
     }
 
     async fn validate(&self, registry: &Registry, attributes: &Attributes<'_>) -> Result<(), Status> {
+        if attributes.operation == Operation::Delete {
+            return match system_value(&attributes.name) {
+                Some(_) => Err(attributes.forbidden("this is a system priority class and cannot be deleted")),
+                None => Ok(()),
+            };
+        }
         if attributes.resource == "pods" || attributes.object["globalDefault"] != true {
             return Ok(());
         }
@@ -105,13 +111,17 @@ fn class(object: &Value) -> Class {
     }
 }
 
-async fn find(registry: &Registry, name: &str) -> Result<Option<Class>, Status> {
-    let system = match name {
+/// The value of a class of the system's own.
+fn system_value(name: &str) -> Option<i64> {
+    match name {
         "system-cluster-critical" => Some(2_000_000_000),
         "system-node-critical" => Some(2_000_001_000),
         _ => None,
-    };
-    if let Some(value) = system {
+    }
+}
+
+async fn find(registry: &Registry, name: &str) -> Result<Option<Class>, Status> {
+    if let Some(value) = system_value(name) {
         return Ok(Some(Class { name: name.to_owned(), value, preemption: "PreemptLowerPriority".to_owned() }));
     }
     let cache = registry.cache("scheduling.k8s.io", "priorityclasses").await?;

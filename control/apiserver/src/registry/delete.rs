@@ -135,19 +135,8 @@ impl Writer<'_> {
     }
 
     async fn admit_deletion(&self, name: &str, old: &Value) -> Result<(), Status> {
-        let mut attributes = Attributes {
-            operation: Operation::Delete,
-            group: self.storage.group,
-            resource: self.storage.resource,
-            subresource: "",
-            namespace: self.namespace,
-            name: name.to_owned(),
-            object: Value::Null,
-            old: Some(old),
-            dry_run: self.dry_run,
-            user: self.user,
-            warnings: self.warnings,
-        };
+        let name = name.to_owned();
+        let mut attributes = Attributes { name, old: Some(old), ..self.attributes(Operation::Delete, "", Value::Null) };
         self.registry.admission().admit(self.registry, &mut attributes).await?;
         self.registry.admission().validate(self.registry, &attributes).await
     }

@@ -16,7 +16,7 @@ mod patch;
 mod read;
 mod required;
 mod resource;
-mod respond;
+pub(crate) mod respond;
 mod services;
 mod subresources;
 mod watch;
@@ -171,7 +171,7 @@ impl Registry {
         warnings: &'a Warnings,
     ) -> Result<Writer<'a>, Status> {
         let storage = self.stored(group, resource)?.storage()?;
-        Ok(Writer { registry: self, storage, namespace, user, warnings, dry_run: false })
+        Ok(Writer { registry: self, storage, namespace, user, authorizer: None, warnings, dry_run: false })
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -405,6 +405,7 @@ impl Call<'_> {
             storage,
             namespace: self.namespace,
             user: self.user,
+            authorizer: Some(&self.services.authorizer),
             warnings: self.warnings,
             dry_run,
         })

@@ -4,9 +4,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use apimachinery::field::{FieldError, Path};
 use apimachinery::resources::Resource;
 use apimachinery::status::Status;
-use apimachinery::table;
+use apimachinery::table::{self, Column};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response, StatusCode};
@@ -25,7 +26,7 @@ const CHUNK: usize = 64 * 1024;
 
 /// The form of objects in an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
+pub(crate) enum Form {
     /// As they are.
     Object,
     /// `meta.k8s.io/v1` Table, with what its rows carry.
@@ -36,7 +37,7 @@ pub(super) enum Form {
 
 /// What a table's row carries of its object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RowObject {
+pub(crate) enum RowObject {
     /// Nothing.
     None,
     /// PartialObjectMetadata.
@@ -51,15 +52,28 @@ impl Form {
         if accept.trim().is_empty() {
             return Ok(Self::Object);
         }
-        let rows = match query.get("includeObject") {
-            Some("None") => RowObject::None,
-            Some("Object") => RowObject::Object,
+        let include = query.get("includeObject").unwrap_or_default();
+        let rows = match include {
+            "None" => RowObject::None,
+            "Object" => RowObject::Object,
             _ => RowObject::Metadata,
         };
-        accept
-            .split(',')
-            .find_map(|clause| Self::of_clause(clause, rows))
-            .ok_or_else(|| Status::not_acceptable("only the following media types are accepted: application/json"))
+        let form = accept.split(',').find_map(|clause| Self::of_clause(clause, rows)).ok_or_else(not_acceptable)?;
+        if matches!(form, Self::Table(_)) && !matches!(include, "" | "None" | "Object" | "Metadata") {
+            let detail = "must be 'Metadata', 'Object', 'None', or empty";
+            let error = FieldError::invalid(&Path::new("includeObject"), include, detail);
+            return Err(Status::bad_request(format!("Unable to convert to Table as requested: {error}")));
+        }
+        Ok(form)
+    }
+
+    /// Refuses those who do not take objects as they are; for answers that have no other form.
+    pub(crate) fn objects_only(accept: &str) -> Result<(), Status> {
+        let plain = |clause: &str| Self::of_clause(clause, RowObject::None) == Some(Self::Object);
+        match accept.trim().is_empty() || accept.split(',').any(plain) {
+            true => Ok(()),
+            false => Err(not_acceptable()),
+        }
     }
 
     fn of_clause(clause: &str, rows: RowObject) -> Option<Self> {
@@ -86,6 +100,10 @@ impl Form {
             _ => None,
         }
     }
+}
+
+fn not_acceptable() -> Status {
+    Status::not_acceptable("only the following media types are accepted: application/json")
 }
 
 /// An answer of JSON bytes.
@@ -125,12 +143,35 @@ pub(super) fn object(
         Form::Metadata => Ok(json_value(code, &partial(&convert::parse(&rendered)?))),
         Form::Table(rows) => {
             let object = convert::parse(&rendered)?;
-            let mut table = table_head(served.resource, true);
-            table["metadata"] = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
-            table["rows"] = json!([row(served.resource, &object, rows, Timestamp::now())]);
-            Ok(json_value(code, &table))
+            let cells = table::row(served.resource, &object, Timestamp::now());
+            Ok(table_of_one(code, table::columns(served.resource), &cells, &object, rows))
         }
     }
+}
+
+/// The Scale of an object in the form asked for.
+pub(super) fn scale(form: Form, scale: &Value) -> Response<ResponseBody> {
+    match form {
+        Form::Object => json_value(StatusCode::OK, scale),
+        Form::Metadata => json_value(StatusCode::OK, &partial(scale)),
+        Form::Table(rows) => {
+            let cells = table::scale_row(scale, Timestamp::now());
+            table_of_one(StatusCode::OK, table::SCALE_COLUMNS, &cells, scale, rows)
+        }
+    }
+}
+
+fn table_of_one(
+    code: StatusCode,
+    columns: &[Column],
+    cells: &[Value],
+    object: &Value,
+    rows: RowObject,
+) -> Response<ResponseBody> {
+    let mut table = table_head(columns);
+    table["metadata"] = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
+    table["rows"] = json!([with_object(cells, object, rows)]);
+    json_value(code, &table)
 }
 
 /// `metadata` alone.
@@ -138,9 +179,9 @@ pub(super) fn partial(object: &Value) -> Value {
     json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"]})
 }
 
-/// A Table without rows.
-pub(super) fn table_head(resource: &Resource, columns: bool) -> Value {
-    let definitions: Vec<Value> = table::columns(resource)
+/// A Table without rows; without columns where they are known already.
+pub(super) fn table_head(columns: &[Column]) -> Value {
+    let definitions: Vec<Value> = columns
         .iter()
         .map(|column| {
             json!({
@@ -149,13 +190,16 @@ pub(super) fn table_head(resource: &Resource, columns: bool) -> Value {
             })
         })
         .collect();
-    let definitions = if columns { Value::Array(definitions) } else { Value::Null };
+    let definitions = if columns.is_empty() { Value::Null } else { Value::Array(definitions) };
     json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "columnDefinitions": definitions, "rows": []})
 }
 
 /// An object's row.
 pub(super) fn row(resource: &Resource, object: &Value, rows: RowObject, now: Timestamp) -> Value {
-    let cells = table::row(resource, object, now);
+    with_object(&table::row(resource, object, now), object, rows)
+}
+
+fn with_object(cells: &[Value], object: &Value, rows: RowObject) -> Value {
     match rows {
         RowObject::None => json!({"cells": cells}),
         RowObject::Metadata => json!({"cells": cells, "object": partial(object)}),
@@ -201,7 +245,7 @@ pub(super) fn list(
     let list_meta = meta.to_value();
     let head = match form {
         Form::Table(_) => {
-            let columns = table_head(served, true)["columnDefinitions"].take();
+            let columns = table_head(table::columns(served))["columnDefinitions"].take();
             format!(
                 r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{list_meta},"columnDefinitions":{columns},"rows":["#
             )

@@ -6,6 +6,7 @@ use std::time::Duration;
 use apimachinery::meta;
 use apimachinery::resources::Resource;
 use apimachinery::status::Status;
+use apimachinery::table;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream;
 use http::Response;
@@ -251,13 +252,21 @@ impl FrameWriter {
             Form::Object => object,
             Form::Metadata => respond::partial(&object),
             Form::Table(rows) => {
-                let mut table = respond::table_head(self.resource, !std::mem::replace(&mut self.columns_sent, true));
+                let mut table = respond::table_head(self.columns_once());
                 table["metadata"] = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
                 table["rows"] = json!([respond::row(self.resource, &object, rows, Timestamp::now())]);
                 table
             }
         };
         frame(kind, object.to_string().as_bytes(), out);
+    }
+
+    /// The columns, with the first table alone.
+    fn columns_once(&mut self) -> &'static [table::Column] {
+        match std::mem::replace(&mut self.columns_sent, true) {
+            false => table::columns(self.resource),
+            true => &[],
+        }
     }
 
     fn bookmark(&mut self, revision: Revision, ends_initial: bool, out: &mut BytesMut) {
@@ -270,7 +279,7 @@ impl FrameWriter {
             Form::Metadata => respond::partial(&json!({"metadata": metadata})),
             Form::Table(rows) => {
                 let object = json!({"kind": self.resource.kind, "apiVersion": self.api_version, "metadata": metadata});
-                let mut table = respond::table_head(self.resource, !std::mem::replace(&mut self.columns_sent, true));
+                let mut table = respond::table_head(self.columns_once());
                 table["metadata"] = json!({"resourceVersion": revision.to_string()});
                 if ends_initial {
                     // The annotation is on the row's object, where clients of tables look for it.

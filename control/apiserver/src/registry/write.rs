@@ -15,6 +15,7 @@ use super::resource::Storage;
 use super::{Registry, convert, errors, object_meta, required, services};
 use crate::admission::{Attributes, Operation};
 use crate::auth::User;
+use crate::authz::Authorizer;
 use crate::request::Warnings;
 
 /// How often a generated name is made anew when it is taken.
@@ -29,6 +30,8 @@ pub(crate) struct Writer<'a> {
     pub(crate) storage: &'a Arc<Storage>,
     pub(crate) namespace: &'a str,
     pub(crate) user: &'a User,
+    /// None for the server's own writes.
+    pub(crate) authorizer: Option<&'a Authorizer>,
     pub(crate) warnings: &'a Warnings,
     pub(crate) dry_run: bool,
 }
@@ -73,7 +76,12 @@ impl Part {
 }
 
 impl Writer<'_> {
-    fn attributes<'b>(&'b self, operation: Operation, subresource: &'b str, object: Value) -> Attributes<'b> {
+    pub(super) fn attributes<'b>(
+        &'b self,
+        operation: Operation,
+        subresource: &'b str,
+        object: Value,
+    ) -> Attributes<'b> {
         Attributes {
             operation,
             group: self.storage.group,
@@ -85,6 +93,7 @@ impl Writer<'_> {
             old: None,
             dry_run: self.dry_run,
             user: self.user,
+            authorizer: self.authorizer,
             warnings: self.warnings,
         }
     }

@@ -2,12 +2,12 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use apimachinery::decode::Media;
 use apimachinery::status::Status;
 use futures::FutureExt;
-use http::header::{CONTENT_TYPE, HeaderValue, WARNING};
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, WARNING};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 
@@ -19,6 +19,7 @@ use crate::auth::authenticate::authenticate;
 use crate::auth::impersonate::impersonated;
 use crate::authz::{Authorized, reviews};
 use crate::proxy;
+use crate::registry::respond::Form;
 use crate::request::{Query, RequestContext, RequestInfo, ResponseBody, Verb, Warnings};
 
 type Answer = Result<Response<ResponseBody>, Status>;
@@ -85,6 +86,10 @@ impl Inner {
         (user, authorized): (Arc<User>, Authorized),
         warnings: Warnings,
     ) -> Answer {
+        let limit = match info.verb {
+            Verb::Watch => self.limits.request,
+            _ => deadline(&query, self.limits.request)?,
+        };
         let mut body = match parts.method {
             Method::GET | Method::HEAD => bytes::Bytes::new(),
             _ => body::read(&parts.headers, body, self.limits.stalled_body).await?,
@@ -94,6 +99,8 @@ impl Inner {
             parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         if reviews::is_review(info) {
+            let accept = parts.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+            Form::objects_only(accept)?;
             let review = reviews::review(info, &user, &self.services, media(&parts), &body)?;
             return Ok(respond::json(StatusCode::CREATED, &review));
         }
@@ -108,7 +115,7 @@ impl Inner {
             services: self.services.clone(),
         };
         // Only the answer's head is bounded: a watch goes on as long as its client wishes.
-        let handled = tokio::time::timeout(self.limits.request, Box::pin(self.registry.handle(context, body))).await;
+        let handled = tokio::time::timeout(limit, Box::pin(self.registry.handle(context, body))).await;
         handled.unwrap_or_else(|_| Err(Status::timeout("request did not complete within the allotted timeout")))
     }
 
@@ -142,9 +149,9 @@ impl Inner {
     }
 
     async fn checks(&self, endpoint: &str) -> Vec<Check> {
-        let mut checks = vec![Check { name: "ping", result: Ok(()) }];
+        let mut checks = vec![Check { name: "ping", result: Ok(()) }, Check { name: "log", result: Ok(()) }];
         let store = self.store.current_revision().await.map(|_| ()).map_err(|error| error.to_string());
-        checks.push(Check { name: "store", result: store });
+        checks.push(Check { name: "etcd", result: store });
         if endpoint == "readyz" {
             let ready = self.ready.load(std::sync::atomic::Ordering::Acquire);
             let bootstrap = if ready { Ok(()) } else { Err("not finished".to_owned()) };
@@ -157,10 +164,74 @@ impl Inner {
     }
 }
 
+/// How long a request may take: what its client wishes, at most `limit`.
+fn deadline(query: &Query, limit: Duration) -> Result<Duration, Status> {
+    let Some(text) = query.get("timeout").filter(|text| !text.is_empty()) else { return Ok(limit) };
+    let wrong = || {
+        Status::bad_request(format!("invalid timeout specified in the request URL - time: invalid duration {text:?}"))
+    };
+    let wished = go_duration(text).ok_or_else(wrong)?;
+    Ok(if wished.is_zero() { limit } else { wished.min(limit) })
+}
+
+/// A duration as Go writes it: `1h15m30.918s`, `300ms`, `0`.
+fn go_duration(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let (mut rest, mut seconds) = (text.strip_prefix('+').unwrap_or(text), 0.0);
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..end].parse().ok()?;
+        let unit = rest[end..].find(|c: char| c.is_ascii_digit() || c == '.').map_or(rest.len(), |length| end + length);
+        seconds += number
+            * match &rest[end..unit] {
+                "h" => 3600.0,
+                "m" => 60.0,
+                "s" => 1.0,
+                "ms" => 1e-3,
+                "us" | "µs" | "μs" => 1e-6,
+                "ns" => 1e-9,
+                _ => return None,
+            };
+        rest = &rest[unit..];
+    }
+    if text.is_empty() { None } else { Duration::try_from_secs_f64(seconds).ok() }
+}
+
 fn content_type(parts: &Parts) -> &str {
     parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
 fn media(parts: &Parts) -> Media {
     if content_type(parts).contains("yaml") { Media::Yaml } else { Media::Json }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_ends_when_its_client_wishes() {
+        let limit = Duration::from_secs(60);
+        for (text, expected) in [
+            ("", Some(60_000)),
+            ("timeout=", Some(60_000)),
+            ("timeout=0", Some(60_000)),
+            ("timeout=32s", Some(32_000)),
+            ("timeout=1h", Some(60_000)),
+            ("timeout=1m0.5s", Some(60_000)),
+            ("timeout=1.5s20ms", Some(1520)),
+            ("timeout=invalid", None),
+            ("timeout=5", None),
+            ("timeout=-5s", None),
+            ("timeout=1e9h", None),
+            ("timeout=..s", None),
+        ] {
+            let found = deadline(&Query::parse(text), limit).ok().map(|found| found.as_millis());
+            assert_eq!(found, expected, "{text}");
+        }
+        let status = deadline(&Query::parse("timeout=x"), limit).unwrap_err();
+        assert_eq!(status.message, "invalid timeout specified in the request URL - time: invalid duration \"x\"");
+    }
 }

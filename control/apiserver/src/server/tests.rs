@@ -109,14 +109,22 @@ fn get(path: &str) -> Request<Full<bytes::Bytes>> {
 async fn both_protocols_serve_by_identity() {
     let running = start(Limits::default()).await;
     let admin = running.server.pki().admin().unwrap();
+    let unknown = running.server.pki().issue_client("mallory", &["devs"]).unwrap();
     let cases = [
         (None, "/healthz", 200, "ok"),
-        (None, "/readyz?verbose", 200, "[+]store ok"),
+        (None, "/readyz?verbose", 200, "[+]etcd ok"),
         (None, "/version", 200, "\"gitVersion\":\"v1.36.0+keelson-test\""),
         (None, "/api/v1/pods", 403, r#"User \"system:anonymous\" cannot list resource \"pods\""#),
         (None, "/metrics", 403, r#"cannot get path \"/metrics\""#),
         (Some(&admin), "/api/v1/namespaces/default/pods", 200, "PodList"),
         (Some(&admin), "/apis/apps/v1/", 200, "deployments/scale"),
+        (
+            Some(&unknown),
+            "/api/v1/nodes",
+            403,
+            r#"nodes is forbidden: User \"mallory\" cannot list resource \"nodes\" in API group \"\" at the cluster scope"#,
+        ),
+        (Some(&admin), "/api/v1/pods?timeout=x", 400, "invalid timeout specified in the request URL"),
         (Some(&admin), "/nothing", 404, "the server could not find the requested resource"),
         (Some(&admin), "/apis/rbac.authorization.k8s.io/v1/clusterroles/system:kube-dns", 200, "endpoints"),
     ];
@@ -185,5 +193,56 @@ async fn components_in_this_process_take_the_same_path() {
         Request::post("/apis/authorization.k8s.io/v1/subjectaccessreviews").body(review.to_string().into_bytes());
     let answer: serde_json::Value = scheduler.request(post.unwrap()).await.unwrap();
     assert_eq!(answer["status"]["allowed"], false);
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_gets_more_than_they_hold() {
+    let running = start(Limits::default()).await;
+    let (admin, jane) = (running.server.client("admin", &["system:masters"]), running.server.client("jane", &["devs"]));
+    let send = async |client: &kube::Client, path: &str, body: serde_json::Value| {
+        let method = if path.ends_with("/approval") { http::Method::PUT } else { http::Method::POST };
+        let request = Request::builder().method(method).uri(path).body(body.to_string().into_bytes()).unwrap();
+        client.request::<serde_json::Value>(request).await
+    };
+    let rbac = "/apis/rbac.authorization.k8s.io/v1/namespaces/default";
+    let binding = |name: &str, role: &str, user: &str| {
+        serde_json::json!({"metadata": {"name": name}, "subjects": [{"kind": "User", "name": user}],
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role}})
+    };
+    send(&admin, &format!("{rbac}/rolebindings"), binding("jane", "admin", "jane")).await.unwrap();
+    let role = |name: &str, resource: &str| {
+        let rule = serde_json::json!({"verbs": ["create"], "apiGroups": [""], "resources": [resource]});
+        serde_json::json!({"metadata": {"name": name}, "rules": [rule]})
+    };
+    send(&jane, &format!("{rbac}/roles"), role("a", "pods")).await.unwrap();
+    for (path, body) in [("roles", role("b", "nodes")), ("rolebindings", binding("b", "cluster-admin", "joe"))] {
+        let refused = send(&jane, &format!("{rbac}/{path}"), body).await.unwrap_err().to_string();
+        let groups = r#"user "jane" (groups=["devs" "system:authenticated"])"#;
+        let words = format!("{groups} is attempting to grant RBAC permissions not currently held");
+        assert!(refused.contains(&words), "{path}: {refused}");
+    }
+    send(&jane, &format!("{rbac}/rolebindings"), binding("c", "view", "joe")).await.unwrap();
+
+    // A certificate request is its maker's, and approving takes more than the right to write.
+    let requests = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let verbs = serde_json::json!({"verbs": ["*"], "apiGroups": ["certificates.k8s.io"],
+        "resources": ["certificatesigningrequests", "certificatesigningrequests/approval"]});
+    let cluster = "/apis/rbac.authorization.k8s.io/v1";
+    let writer = serde_json::json!({"metadata": {"name": "w"}, "rules": [verbs]});
+    send(&admin, &format!("{cluster}/clusterroles"), writer).await.unwrap();
+    send(&admin, &format!("{cluster}/clusterrolebindings"), binding("w", "w", "jane")).await.unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let pem = rcgen::CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+    let spec = serde_json::json!({"request": base64::Engine::encode(&base64::engine::general_purpose::STANDARD, pem),
+        "signerName": "example.com/s", "usages": ["client auth"], "username": "system:admin"});
+    let made = send(&jane, requests, serde_json::json!({"metadata": {"name": "r"}, "spec": spec})).await.unwrap();
+    assert_eq!((&made["spec"]["username"], &made["spec"]["groups"][0]), (&"jane".into(), &"devs".into()));
+    let mut approved = made.clone();
+    approved["status"]["conditions"] = serde_json::json!([{"type": "Approved", "status": "True"}]);
+    let refused = send(&jane, &format!("{requests}/r/approval"), approved.clone()).await.unwrap_err().to_string();
+    assert!(refused.contains(r#"user not permitted to approve requests with signerName "example.com/s""#), "{refused}");
+    let done = send(&admin, &format!("{requests}/r/approval"), approved).await.unwrap();
+    assert!(done["status"]["conditions"][0]["lastTransitionTime"].is_string(), "{done}");
     running.stop().await;
 }

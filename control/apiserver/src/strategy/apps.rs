@@ -1,7 +1,10 @@
-//! Workloads: Deployment, ReplicaSet, StatefulSet, DaemonSet, ReplicationController, Job, CronJob templates.
+//! Workloads that run on: Deployment, ReplicaSet, StatefulSet, DaemonSet, ReplicationController, and what they are made of.
+
+use std::sync::LazyLock;
 
 use super::Strategy;
 use super::core::{default_pod_spec, validate_template};
+use super::plain::Plain;
 use super::tools::{
     Problems, default_to, empty, immutable, int, keep, label_selector, made, non_negative, one_of, selects, some, text,
     within,
@@ -10,7 +13,7 @@ use apimachinery::field::{FieldError, Path};
 use serde_json::{Value, json};
 
 /// Fills in the pod template of a workload's spec.
-fn template_defaults(spec: &mut Value) {
+pub(super) fn template_defaults(spec: &mut Value) {
     within(spec, "template", |template| within(template, "spec", default_pod_spec));
 }
 
@@ -128,15 +131,12 @@ fn rolling(path: &Path, rolling: &Value, problems: &mut Problems) {
     for field in ["maxUnavailable", "maxSurge"] {
         let value = &rolling[field];
         let at = path.child(field);
-        match amount(value) {
-            Ok((number, percent)) => {
-                zero += u8::from(number == 0);
-                non_negative(&at, number, problems);
-                if percent && number > 100 && field == "maxUnavailable" {
-                    problems.push(FieldError::invalid(&at, value.clone(), "must not be greater than 100%"));
-                }
-            }
-            Err(message) => problems.push(FieldError::invalid(&at, value.clone(), message)),
+        let amount = amount(value);
+        zero += u8::from(matches!(amount, Ok((0, _))));
+        // More than all may surge.
+        match amount {
+            Ok((number, true)) if field == "maxSurge" => non_negative(&at, number, problems),
+            amount => percent(&at, value, amount, problems),
         }
     }
     if zero == 2 {
@@ -145,8 +145,19 @@ fn rolling(path: &Path, rolling: &Value, problems: &mut Problems) {
     }
 }
 
+/// A number that is not negative, or a percentage of at most 100.
+pub(super) fn percent(path: &Path, value: &Value, amount: Result<(i64, bool), String>, problems: &mut Problems) {
+    match amount {
+        Ok((number, true)) if number > 100 => {
+            problems.push(FieldError::invalid(path, value.clone(), "must not be greater than 100%"));
+        }
+        Ok((number, _)) => non_negative(path, number, problems),
+        Err(message) => problems.push(FieldError::invalid(path, value.clone(), message)),
+    }
+}
+
 /// A number, or a percentage as a string.
-fn amount(value: &Value) -> Result<(i64, bool), String> {
+pub(super) fn amount(value: &Value) -> Result<(i64, bool), String> {
     match value {
         Value::String(text) => text
             .strip_suffix('%')
@@ -330,43 +341,37 @@ impl Strategy for DaemonSet {
     }
 }
 
-/// The strategy of Jobs: the template's defaults and the job's own; the rest comes with its controller.
+/// The strategy of PodTemplates.
 #[derive(Debug)]
-pub(super) struct Job;
+pub(super) struct PodTemplate;
 
-impl Strategy for Job {
-    fn defaults(&self, job: &mut Value) {
-        within(job, "spec", job_spec);
+impl Strategy for PodTemplate {
+    fn defaults(&self, object: &mut Value) {
+        template_defaults(object);
+    }
+
+    fn validate(&self, object: &Value) -> Problems {
+        let mut problems = Vec::new();
+        let path = Path::new("template");
+        match some(object, "template") {
+            Some(template) => validate_template(&path, template, &mut problems),
+            None => problems.push(FieldError::required(&path, "")),
+        }
+        problems
     }
 }
 
-fn job_spec(spec: &mut Value) {
-    if some(spec, "completions").is_none() && some(spec, "parallelism").is_none() {
-        spec["completions"] = 1.into();
-    }
-    default_to(spec, "parallelism", 1);
-    default_to(spec, "backoffLimit", 6);
-    default_to(spec, "completionMode", "NonIndexed");
-    default_to(spec, "suspend", false);
-    default_to(spec, "podReplacementPolicy", "TerminatingOrFailed");
-    template_defaults(spec);
-}
-
-/// The strategy of CronJobs.
-#[derive(Debug)]
-pub(super) struct CronJob;
-
-impl Strategy for CronJob {
-    fn defaults(&self, job: &mut Value) {
-        within(job, "spec", |spec| {
-            default_to(spec, "concurrencyPolicy", "Allow");
-            default_to(spec, "suspend", false);
-            default_to(spec, "successfulJobsHistoryLimit", 3);
-            default_to(spec, "failedJobsHistoryLimit", 1);
-            within(spec, "jobTemplate", |template| within(template, "spec", template_defaults));
-        });
-    }
-}
+/// The strategy of ControllerRevisions.
+pub(super) static REVISION: Plain = Plain {
+    defaults: LazyLock::new(Vec::new),
+    immutable: &[("data", None)],
+    validate: |revision, problems| {
+        if some(revision, "data").is_none() {
+            problems.push(FieldError::required(&Path::new("data"), "data is mandatory"));
+        }
+        non_negative(&Path::new("revision"), int(revision, "revision").unwrap_or(0), problems);
+    },
+};
 
 #[cfg(test)]
 mod tests {

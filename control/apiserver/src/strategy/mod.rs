@@ -4,10 +4,17 @@
 //! group and name it in [`strategy`]. Nothing else is needed; a kind that is not named there takes the generic path.
 
 mod apps;
+mod batch;
+pub(crate) mod certificates;
 mod core;
 mod discovery;
 mod facts;
+mod limits;
+mod networking;
+mod plain;
 mod rbac;
+mod rules;
+mod storage;
 mod tools;
 
 use apimachinery::field::FieldError;
@@ -77,24 +84,51 @@ pub(crate) fn strategy(group: &str, resource: &str) -> &'static dyn Strategy {
         ("", "configmaps") => &core::small::ConfigMap,
         ("", "endpoints") => &core::small::Endpoints,
         ("" | "events.k8s.io", "events") => &core::small::Event,
+        ("", "limitranges") => &limits::LimitRange,
         ("", "namespaces") => &core::small::Namespace,
         ("", "nodes") => &core::node::Node,
+        ("", "persistentvolumeclaims") => &storage::Claim,
+        ("", "persistentvolumes") => &storage::Volume,
         ("", "pods") => &core::pod::Pod,
+        ("", "podtemplates") => &apps::PodTemplate,
         ("", "replicationcontrollers") => &apps::ReplicationController,
+        ("", "resourcequotas") => &limits::Quota,
         ("", "secrets") => &core::small::Secret,
         ("", "services") => &core::service::Service,
+        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations") => &rules::MUTATING_WEBHOOKS,
+        ("admissionregistration.k8s.io", "validatingwebhookconfigurations") => &rules::VALIDATING_WEBHOOKS,
+        ("admissionregistration.k8s.io", "mutatingadmissionpolicies" | "validatingadmissionpolicies") => &rules::POLICY,
+        ("admissionregistration.k8s.io", _) => &rules::POLICY_BINDING,
+        ("apps", "controllerrevisions") => &apps::REVISION,
         ("apps", "daemonsets") => &apps::DaemonSet,
         ("apps", "deployments") => &apps::Deployment,
         ("apps", "replicasets") => &apps::ReplicaSet,
         ("apps", "statefulsets") => &apps::StatefulSet,
-        ("batch", "cronjobs") => &apps::CronJob,
-        ("batch", "jobs") => &apps::Job,
+        ("autoscaling", "horizontalpodautoscalers") => &limits::Autoscaler,
+        ("batch", "cronjobs") => &batch::CronJob,
+        ("batch", "jobs") => &batch::Job,
+        ("certificates.k8s.io", "certificatesigningrequests") => &certificates::Request,
         ("coordination.k8s.io", "leases") => &discovery::Lease,
         ("discovery.k8s.io", "endpointslices") => &discovery::EndpointSlice,
+        ("flowcontrol.apiserver.k8s.io", "flowschemas") => &rules::FLOW,
+        ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations") => &rules::LEVEL,
+        ("networking.k8s.io", "ingressclasses") => &networking::INGRESS_CLASS,
+        ("networking.k8s.io", "ingresses") => &networking::Ingress,
+        ("networking.k8s.io", "ipaddresses") => &networking::ADDRESS,
+        ("networking.k8s.io", "networkpolicies") => &networking::NetworkPolicy,
+        ("networking.k8s.io", "servicecidrs") => &networking::SERVICE_CIDR,
+        ("node.k8s.io", "runtimeclasses") => &limits::RUNTIME_CLASS,
+        ("policy", "poddisruptionbudgets") => &limits::BUDGET,
         ("rbac.authorization.k8s.io", "clusterrolebindings") => &rbac::Binding { cluster: true },
         ("rbac.authorization.k8s.io", "clusterroles") => &rbac::Role { cluster: true },
         ("rbac.authorization.k8s.io", "rolebindings") => &rbac::Binding { cluster: false },
         ("rbac.authorization.k8s.io", "roles") => &rbac::Role { cluster: false },
+        ("scheduling.k8s.io", "priorityclasses") => &limits::PRIORITY_CLASS,
+        ("storage.k8s.io", "csidrivers") => &storage::DRIVER,
+        ("storage.k8s.io", "csistoragecapacities") => &storage::CAPACITY,
+        ("storage.k8s.io", "storageclasses") => &storage::CLASS,
+        ("storage.k8s.io", "volumeattachments") => &storage::ATTACHMENT,
+        ("storage.k8s.io", "volumeattributesclasses") => &storage::ATTRIBUTES,
         _ => &Default,
     }
 }

@@ -39,6 +39,7 @@ pub(in crate::registry) async fn legacy(call: &Call<'_>, body: &[u8]) -> Result<
         storage: pods,
         namespace: call.namespace,
         user: call.user,
+        authorizer: Some(&call.services.authorizer),
         warnings: call.warnings,
         dry_run: options.dry_run,
     };

@@ -6,6 +6,7 @@ use apimachinery::status::Status;
 use serde_json::Value;
 
 use crate::registry::write::Part;
+use crate::strategy::certificates;
 
 type Keep = fn(&mut Value, &Value) -> Result<(), Status>;
 type Validate = fn(&Value, &Value) -> Vec<FieldError>;
@@ -16,7 +17,9 @@ pub(super) fn of(group: &str, resource: &str, subresource: &str) -> Option<Part>
         ("", "namespaces", "finalize") => ("finalize", keep_finalizers, no_rules),
         ("", "pods", "ephemeralcontainers") => ("ephemeralcontainers", keep_ephemeral, validate_ephemeral),
         ("", "pods", "resize") => ("resize", keep_resources, no_rules),
-        ("certificates.k8s.io", "certificatesigningrequests", "approval") => ("approval", keep_conditions, no_rules),
+        ("certificates.k8s.io", "certificatesigningrequests", "approval") => {
+            ("approval", keep_conditions, certificates::conditions)
+        }
         _ => return None,
     };
     Some(Part::Sub { name, keep, validate })
@@ -56,6 +59,7 @@ fn keep_ephemeral(new: &mut Value, old: &Value) -> Result<(), Status> {
 #[expect(clippy::unnecessary_wraps, reason = "one signature for all parts")]
 fn keep_conditions(new: &mut Value, old: &Value) -> Result<(), Status> {
     keep_at(new, old, ["status", "conditions"]);
+    certificates::stamp(new, old);
     Ok(())
 }
 

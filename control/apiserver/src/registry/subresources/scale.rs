@@ -7,7 +7,7 @@ use apimachinery::resources::Subresource;
 use apimachinery::selector::LabelSelector;
 use apimachinery::status::Status;
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::Response;
 use serde_json::{Value, json};
 
 use super::{decode, schema};
@@ -26,6 +26,7 @@ pub(super) async fn handle(
     body: Bytes,
 ) -> Result<Response<ResponseBody>, Status> {
     let storage = call.served.storage()?;
+    let form = respond::Form::negotiate(call.accept, call.query)?;
     let bytes = match call.verb {
         Verb::Get => {
             let cache = read::at_least(storage, get_at(call.query)?).await?;
@@ -53,7 +54,7 @@ pub(super) async fn handle(
         }
         _ => return Err(call.unsupported()),
     };
-    Ok(respond::json_value(StatusCode::OK, &of(&convert::parse(&bytes)?)))
+    Ok(respond::scale(form, &of(&convert::parse(&bytes)?)))
 }
 
 /// The Scale of an object.

@@ -106,3 +106,44 @@ async fn some_namespaces_stay() {
         (403, "Forbidden", "namespaces \"default\" is forbidden: this namespace may not be deleted")
     );
 }
+
+#[tokio::test]
+async fn a_pod_takes_its_runtime_class() {
+    let api = Api::new().await;
+    let mut wanted = pod("p");
+    wanted["spec"]["runtimeClassName"] = "slow".into();
+    let refused = api.post(PODS, wanted.clone()).await;
+    assert_eq!(refused.error().2, "pods \"p\" is forbidden: pod rejected: RuntimeClass \"slow\" not found");
+    let class = json!({"metadata": {"name": "slow"}, "handler": "h", "overhead": {"podFixed": {"cpu": "10m"}}});
+    api.post("/apis/node.k8s.io/v1/runtimeclasses", class).await.ok();
+    assert_eq!(api.post(PODS, wanted).await.ok()["spec"]["overhead"], json!({"cpu": "10m"}));
+}
+
+#[tokio::test]
+async fn a_default_class_is_given() {
+    let api = Api::new().await;
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let claim = |name: &str| {
+        json!({"metadata": {"name": name}, "spec": {"accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "1Gi"}}}})
+    };
+    assert!(api.post(claims, claim("a")).await.ok()["spec"]["storageClassName"].is_null());
+    let class = json!({"metadata": {"name": "fast", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+        "provisioner": "example.com/p"});
+    api.post("/apis/storage.k8s.io/v1/storageclasses", class).await.ok();
+    assert_eq!(api.post(claims, claim("b")).await.ok()["spec"]["storageClassName"], "fast");
+    let mut none = claim("c");
+    none["spec"]["storageClassName"] = "".into();
+    assert_eq!(api.post(claims, none).await.ok()["spec"]["storageClassName"], "");
+}
+
+#[tokio::test]
+async fn the_systems_priority_classes_stay() {
+    let api = Api::new().await;
+    let path = "/apis/scheduling.k8s.io/v1/priorityclasses";
+    api.post(path, json!({"metadata": {"name": "system-node-critical"}, "value": 2_000_001_000})).await.ok();
+    let refused = api.delete(&format!("{path}/system-node-critical")).await;
+    assert_eq!((refused.error().0, refused.error().1), (403, "Forbidden"));
+    api.post(path, json!({"metadata": {"name": "mine"}, "value": 1})).await.ok();
+    api.delete(&format!("{path}/mine")).await.ok();
+}

@@ -297,3 +297,19 @@ async fn versions_of_a_kind_are_the_same_objects() {
     assert_eq!((&v1["apiVersion"], &v1["driverName"]), (&json!("storage.k8s.io/v1"), &json!("d")));
     assert_eq!(api.get(path).await.ok()["items"][0]["apiVersion"], "storage.k8s.io/v1beta1");
 }
+
+/// A list that becomes empty is no longer there, as Go leaves it out.
+#[tokio::test]
+async fn the_last_taint_takes_the_field_with_it() {
+    let api = Api::new().await;
+    let taint = json!({"key": "a", "effect": "NoSchedule"});
+    let node = json!({"metadata": {"name": "n"}, "spec": {"taints": [taint]}});
+    let mut made = api.post("/api/v1/nodes", node).await.ok();
+    made["spec"]["taints"] = json!([]);
+    let updated = api.put("/api/v1/nodes/n", &made).await.ok();
+    assert!(updated["spec"].get("taints").is_none(), "{updated}");
+    api.patch("/api/v1/nodes/n", MERGE, json!({"spec": {"taints": [taint]}})).await.ok();
+    let drop = json!([{"op": "remove", "path": "/spec/taints/0"}]);
+    let patched = api.patch("/api/v1/nodes/n", JSON_PATCH, drop).await.ok();
+    assert!(patched["spec"].get("taints").is_none(), "{patched}");
+}

@@ -4,6 +4,9 @@ use apimachinery::resources::{self, Resource};
 
 use super::*;
 
+/// A request for a certificate, as its PEM text in base64.
+const CERTIFICATE_REQUEST: &str = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlIRk1HNENBUUF3RERFS01BZ0dBMVVFQXd3QlpUQlpNQk1HQnlxR1NNNDlBZ0VHQ0NxR1NNNDlBd0VIQTBJQQpCTUExcHFGdXlKamRrV0d0TFhxZmUvQlhQM05tcXdNaDluVXVxUmpFUlY4N0haR1g5MGY0cW12K2g0UmtCWWtHCjFQMExpSW5Gb1BxajlkbERpOS9WT1kyZ0FEQUtCZ2dxaGtqT1BRUURBZ05IQURCRUFpQWtUa3pFclZlMzdxSjkKK3k5TUN2L0Z4VmNZNlFNWkpZWkVOZm9TaHhDRWl3SWdBOTFyZ09mQ2pmZzU4UHpTSCt2MXV5Z0JUUktJQ2FqeQpuT2pWZC9QcDREdz0KLS0tLS1FTkQgQ0VSVElGSUNBVEUgUkVRVUVTVC0tLS0tCg==";
+
 fn collection(resource: &Resource) -> String {
     let root = if resource.group.is_empty() {
         format!("/api/{}", resource.version)
@@ -30,7 +33,7 @@ fn minimal(resource: &Resource) -> Value {
         "controllerrevisions" => json!({"revision": 1, "data": {}}),
         "services" => json!({"spec": {"ports": [{"port": 80, "protocol": "TCP"}]}}),
         "events" => json!({"involvedObject": {"namespace": "default"}, "regarding": {"namespace": "default"},
-            "eventTime": "2024-01-01T00:00:00.000000Z", "reportingController": "c", "reportingInstance": "i", "action": "a", "reason": "r", "type": "Normal"}),
+            "eventTime": "2024-01-01T00:00:00.000000Z", "reportingController": "c", "reportingComponent": "c", "reportingInstance": "i", "action": "a", "reason": "r", "type": "Normal"}),
         "endpointslices" => json!({"addressType": "IPv4", "endpoints": []}),
         "clusterrolebindings" | "rolebindings" => json!({"roleRef": role, "subjects": []}),
         "clusterroles" | "roles" => json!({"rules": []}),
@@ -39,7 +42,7 @@ fn minimal(resource: &Resource) -> Value {
             json!({"spec": {"maxReplicas": 2, "scaleTargetRef": {"kind": "Deployment", "name": "d"}}})
         }
         "certificatesigningrequests" => {
-            json!({"spec": {"request": "", "signerName": "example.com/s", "usages": ["any"]}})
+            json!({"spec": {"request": CERTIFICATE_REQUEST, "signerName": "example.com/s", "usages": ["any"]}})
         }
         "podcertificaterequests" => {
             json!({"spec": {"signerName": "example.com/s", "podName": "p", "podUID": "u", "serviceAccountName": "s",
@@ -52,7 +55,18 @@ fn minimal(resource: &Resource) -> Value {
         "runtimeclasses" => json!({"handler": "runc"}),
         "priorityclasses" => json!({"value": 1}),
         "storageclasses" => json!({"provisioner": "example.com/p"}),
-        "volumeattachments" => json!({"spec": {"attacher": "a", "nodeName": "n", "source": {}}}),
+        "volumeattachments" => {
+            json!({"spec": {"attacher": "a", "nodeName": "n", "source": {"persistentVolumeName": "v"}}})
+        }
+        "persistentvolumes" => {
+            json!({"spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/p"}}})
+        }
+        "persistentvolumeclaims" => {
+            json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}})
+        }
+        "ingresses" => json!({"spec": {"defaultBackend": {"service": {"name": "s", "port": {"number": 80}}}}}),
+        "ingressclasses" => json!({"spec": {"controller": "example.com/c"}}),
+        "servicecidrs" => json!({"spec": {"cidrs": ["10.97.0.0/16"]}}),
         "volumeattributesclasses" => json!({"driverName": "d"}),
         "csidrivers" | "csinodes" => json!({"spec": {"drivers": []}}),
         "csistoragecapacities" => json!({"storageClassName": "s"}),

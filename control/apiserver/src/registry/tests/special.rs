@@ -14,6 +14,13 @@ async fn scale() {
     assert_eq!((text(&scale["kind"]), text(&scale["apiVersion"])), ("Scale".into(), "autoscaling/v1".into()));
     assert_eq!((&scale["spec"]["replicas"], text(&scale["status"]["selector"])), (&json!(2), "app=web,tier=a".into()));
     assert_eq!(scale["metadata"]["resourceVersion"], made["metadata"]["resourceVersion"]);
+    let table = api.table(&format!("{path}/d/scale")).await.ok();
+    let columns = table["columnDefinitions"].as_array().unwrap();
+    assert_eq!(
+        columns.iter().map(|one| text(&one["name"])).collect::<Vec<_>>(),
+        ["Name", "Desired", "Available", "Age"]
+    );
+    assert_eq!((&table["rows"][0]["cells"][1], &table["rows"][0]["cells"][2]), (&json!(2), &json!(0)));
     let mut wanted = scale.clone();
     wanted["spec"]["replicas"] = 4.into();
     let scaled = api.put(&format!("{path}/d/scale"), &wanted).await.ok();

@@ -15,3 +15,4 @@ mod volume;
 
 pub(super) use pod_defaults::pod_spec as default_pod_spec;
 pub(super) use pod_spec::template as validate_template;
+pub(super) use resources::quantity as validate_quantity;

@@ -8,6 +8,19 @@ use serde_json::Value;
 
 const STANDARD: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
 
+/// Resources that nodes and quotas count.
+const COUNTED: [&str; 9] = [
+    "configmaps",
+    "persistentvolumeclaims",
+    "pods",
+    "replicationcontrollers",
+    "resourcequotas",
+    "secrets",
+    "services",
+    "services.loadbalancers",
+    "services.nodeports",
+];
+
 /// A container's `resources`.
 pub(super) fn requirements(path: &Path, resources: &Value, problems: &mut Problems) {
     let limits_path = path.child("limits");
@@ -91,8 +104,9 @@ pub(in crate::strategy) fn quantity(path: &Path, name: &str, value: &Value, prob
     if quantity.is_negative() {
         problems.push(FieldError::invalid(path, quantity.to_string(), "must be greater than or equal to 0"));
     }
-    let whole =
-        name == "pods" || name.starts_with("count/") || (name.contains('/') && !name.contains("kubernetes.io/"));
+    let whole = COUNTED.contains(&name)
+        || name.starts_with("count/")
+        || (name.contains('/') && !name.contains("kubernetes.io/"));
     if whole && quantity.as_milli() % 1000 != 0 {
         problems.push(FieldError::invalid(path, quantity.to_string(), "must be an integer"));
     }

@@ -174,12 +174,37 @@ impl Strategy for Event {
     fn validate(&self, event: &Value) -> Problems {
         let mut problems = Vec::new();
         let involved = some(event, "involvedObject").or_else(|| some(event, "regarding"));
-        let named = involved.map_or("", |object| text(object, "namespace"));
+        let about = involved.map_or("", |object| text(object, "namespace"));
         let own = meta::namespace(event);
-        let fits = named == own || named.is_empty() && own == "default";
+        // Events of the newer API have a time with microseconds, and must say more.
+        let newer = !empty(event, "eventTime");
+        let fits = about == own || about.is_empty() && (own == "default" || newer && own == "kube-system");
         if !fits {
             let path = Path::new("involvedObject").child("namespace");
-            problems.push(FieldError::invalid(&path, named, "does not match event.namespace"));
+            problems.push(FieldError::invalid(&path, about, "does not match event.namespace"));
+        }
+        if newer {
+            let controller = text(event, "reportingComponent");
+            let path = Path::new("reportingController");
+            if !controller.is_empty() {
+                problems.extend(named(&path, controller, names::is_qualified_name(controller)));
+            }
+            let rules = [
+                ("reportingController", controller),
+                ("reportingInstance", text(event, "reportingInstance")),
+                ("action", text(event, "action")),
+                ("reason", text(event, "reason")),
+            ];
+            for (field, value) in rules {
+                if value.is_empty() {
+                    problems.push(FieldError::required(&Path::new(field), ""));
+                } else if value.len() > 128 && field != "reportingController" {
+                    problems.push(FieldError::invalid(&Path::new(field), "", "can have at most 128 characters"));
+                }
+            }
+            if text(event, "message").len() > 1024 {
+                problems.push(FieldError::invalid(&Path::new("message"), "", "can have at most 1024 characters"));
+            }
         }
         problems
     }
@@ -252,6 +277,19 @@ mod tests {
         assert!(ConfigMap.validate_update(&old, &old).is_empty());
         assert_eq!(ConfigMap.validate_update(&json!({ "immutable": true, "data": { "a": "2" } }), &old).len(), 1);
         assert_eq!(ConfigMap.validate_update(&json!({ "data": { "a": "1" } }), &old).len(), 1);
+    }
+
+    #[test]
+    fn events() {
+        let said = |event: Value| Event.validate(&event).into_iter().map(|problem| problem.path).collect::<Vec<_>>();
+        let old = json!({"metadata": {"namespace": "a"}, "involvedObject": {"namespace": "a"}});
+        assert!(said(old.clone()).is_empty());
+        let mut new = old.clone();
+        new["eventTime"] = "2026-01-01T00:00:00.000000Z".into();
+        assert_eq!(said(new), ["reportingController", "reportingInstance", "action", "reason"]);
+        let mut elsewhere = old;
+        elsewhere["metadata"]["namespace"] = "b".into();
+        assert_eq!(said(elsewhere), ["involvedObject.namespace"]);
     }
 
     #[test]
