@@ -17,7 +17,7 @@ use crate::framework::{Doing, Env, Informers, NAMESPACE, Result, SERVICE, synced
 use crate::objects::{EndpointSlice, Endpoints, Node, Pod, Service};
 use crate::replicas::controller_reference;
 use compute::Common;
-use slices::{LOOK_AGAIN, Ledger, Writer};
+use slices::{Author, Ledger, Writer};
 
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// As upstream's default.
@@ -66,11 +66,11 @@ pub(crate) fn start(env: &Env) {
     let queue = Queue::new("endpoints");
     trigger(informers, &queue);
     let ledger = Arc::new(Ledger::default());
-    let (changed, awaited) = (queue.clone(), Arc::clone(&ledger));
+    let (changed, own) = (queue.clone(), Arc::clone(&ledger));
     endpoints.on_event(move |event| {
         // Leader election writes such objects, too; they have no Service.
-        let key = event.object().key();
-        if matches!(event, Event::Delete(_)) || awaited.awaits(&key) {
+        let (key, meta) = (event.object().key(), &event.object().metadata);
+        if own.came(&key, meta) == Author::Awaited || matches!(event, Event::Delete(_)) {
             changed.add(key);
         }
     });
@@ -165,10 +165,10 @@ impl Slices {
 
 impl Legacy {
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action> {
-        let known = self.endpoints.get(key);
-        if self.ledger.is_stale(key, known.iter().map(|known| &known.metadata)) {
-            return Ok(LOOK_AGAIN);
-        }
+        let known = match self.ledger.current(key, || Vec::from_iter(self.endpoints.get(key))) {
+            Ok(known) => known.into_iter().next(),
+            Err(wait) => return Ok(wait),
+        };
         let path = Path::object("", "v1", "endpoints", &key.namespace, &key.name);
         let doing = || format!("write the endpoints of service {key}");
         let Some(service) = self.services.get(key) else {

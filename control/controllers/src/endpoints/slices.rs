@@ -1,5 +1,6 @@
 //! Writes the slices of a Service, for each controller that has some.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use informer::kinds::service_of;
 use informer::queue::{Action, Queue};
 use informer::rest::{self, DeleteOptions, Path, Rest};
-use informer::{Informer, Meta, ObjectKey};
+use informer::{Informer, Meta, ObjectKey, Projection};
 use serde_json::{Value, json};
 
 use super::compute::{Changes, Common, MANAGED_BY};
@@ -17,13 +18,13 @@ use crate::objects::EndpointSlice;
 /// How long the informer may take to bring what was written; after that someone deleted it.
 const STALE: Duration = Duration::from_secs(4);
 /// The event of what is awaited brings its key back; the timer is for those that never come.
-pub(super) const LOOK_AGAIN: Action = Action::RequeueAfter(Duration::from_secs(1));
+const LOOK_AGAIN: Action = Action::RequeueAfter(Duration::from_secs(1));
 
 pub(super) struct Writer {
     rest: Rest,
     slices: Informer<EndpointSlice>,
     manager: &'static str,
-    ledger: Ledger,
+    ledger: Arc<Ledger>,
 }
 
 /// The revision of each object as written last, by Service: computing on older ones would write everything twice.
@@ -33,29 +34,47 @@ pub(super) struct Ledger(Mutex<HashMap<ObjectKey, Written>>);
 struct Written {
     at: Instant,
     revisions: HashMap<String, u64>,
+    /// A reconciliation was put off until they come.
+    awaited: bool,
+}
+
+/// Who wrote what an event tells of.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Author {
+    Other,
+    /// This controller, which knows it already.
+    Itself,
+    /// This controller, and a reconciliation waits for just that.
+    Awaited,
 }
 
 impl Writer {
     /// Writes as `controller` the slices that `manager` labels; a change of one wakes its Service in `queue`.
     pub(super) fn new(env: &Env, controller: &str, manager: &'static str, queue: &Queue<ObjectKey>) -> Self {
         let slices = env.informers.endpoint_slices.clone();
-        let changed = queue.clone();
+        let ledger = Arc::new(Ledger::default());
+        let (changed, own) = (queue.clone(), Arc::clone(&ledger));
         slices.on_event(move |event| {
             let slice = event.object().as_ref();
-            if slice.metadata.label(MANAGED_BY) == Some(manager) {
-                service_of(slice).into_iter().for_each(|key| changed.add(key));
+            if slice.metadata.label(MANAGED_BY) == Some(manager)
+                && let Some(key) = service_of(slice)
+                && own.came(&key, &slice.metadata) != Author::Itself
+            {
+                changed.add(key);
             }
         });
-        Self { rest: env.rest(controller), slices, manager, ledger: Ledger::default() }
+        Self { rest: env.rest(controller), slices, manager, ledger }
     }
 
     /// The Service's slices, or that those that were written have to be waited for.
     pub(super) fn existing(&self, key: &ObjectKey) -> std::result::Result<Vec<Arc<EndpointSlice>>, Action> {
-        let mut existing = self.slices.by_index(SERVICE, &key.to_string());
-        existing
-            .retain(|slice| slice.metadata.label(MANAGED_BY) == Some(self.manager) && !slice.metadata.is_deleting());
-        let known = existing.iter().map(|slice| &slice.metadata);
-        if self.ledger.is_stale(key, known) { Err(LOOK_AGAIN) } else { Ok(existing) }
+        self.ledger.current(key, || {
+            let mut existing = self.slices.by_index(SERVICE, &key.to_string());
+            existing.retain(|slice| {
+                slice.metadata.label(MANAGED_BY) == Some(self.manager) && !slice.metadata.is_deleting()
+            });
+            existing
+        })
     }
 
     pub(super) fn forget(&self, key: &ObjectKey) {
@@ -123,9 +142,33 @@ impl Ledger {
         self.written().remove(key);
     }
 
-    /// Whether something is awaited.
-    pub(super) fn awaits(&self, key: &ObjectKey) -> bool {
-        self.written().contains_key(key)
+    /// An object came by its watch.
+    pub(super) fn came(&self, key: &ObjectKey, meta: &Meta) -> Author {
+        let written = self.written();
+        let Some(entry) = written.get(key) else { return Author::Other };
+        let Some(own) = entry.revisions.get(&meta.name) else { return Author::Other };
+        match meta.resource_version.parse().unwrap_or(u64::MAX).cmp(own) {
+            Ordering::Less => Author::Itself,
+            Ordering::Equal if entry.awaited => Author::Awaited,
+            Ordering::Equal => Author::Itself,
+            Ordering::Greater => Author::Other,
+        }
+    }
+
+    /// What the informer has, unless that is older than what was written. Looks twice: what came while it looked first
+    /// wakes nobody.
+    pub(super) fn current<T: Projection>(
+        &self,
+        key: &ObjectKey,
+        look: impl Fn() -> Vec<Arc<T>>,
+    ) -> std::result::Result<Vec<Arc<T>>, Action> {
+        for _ in 0..2 {
+            let known = look();
+            if !self.is_stale(key, known.iter().map(|known| known.meta())) {
+                return Ok(known);
+            }
+        }
+        Err(LOOK_AGAIN)
     }
 
     fn written(&self) -> MutexGuard<'_, HashMap<ObjectKey, Written>> {
@@ -133,9 +176,9 @@ impl Ledger {
     }
 
     /// Whether the informer, which has `known`, does not have yet what was written last.
-    pub(super) fn is_stale<'a>(&self, key: &ObjectKey, known: impl Iterator<Item = &'a Meta>) -> bool {
+    fn is_stale<'a>(&self, key: &ObjectKey, known: impl Iterator<Item = &'a Meta>) -> bool {
         let mut written = self.written();
-        let Some(Written { at, revisions }) = written.get_mut(key) else { return false };
+        let Some(Written { at, revisions, awaited }) = written.get_mut(key) else { return false };
         for meta in known {
             let seen = meta.resource_version.parse().unwrap_or(u64::MAX);
             if revisions.get(&meta.name).is_some_and(|revision| *revision <= seen) {
@@ -146,6 +189,7 @@ impl Ledger {
             written.remove(key);
             return false;
         }
+        *awaited = true;
         true
     }
 
@@ -154,7 +198,7 @@ impl Ledger {
         let revision = meta["resourceVersion"].as_str().and_then(|text| text.parse().ok());
         if let (Some(name), Some(revision)) = (meta["name"].as_str(), revision) {
             let mut written = self.written();
-            let fresh = || Written { at: Instant::now(), revisions: HashMap::new() };
+            let fresh = || Written { at: Instant::now(), revisions: HashMap::new(), awaited: false };
             let written = written.entry(key.clone()).or_insert_with(fresh);
             written.at = Instant::now();
             written.revisions.insert(name.to_owned(), revision);
@@ -164,4 +208,36 @@ impl Ledger {
 
 fn collection(key: &ObjectKey) -> Path {
     Path::collection("discovery.k8s.io", "v1", "endpointslices", &key.namespace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_writes_wake_only_who_waits_for_them() {
+        let (ledger, key) = (Ledger::default(), ObjectKey::new("ns", "web"));
+        let meta = |name: &str, revision: u64| Meta {
+            name: name.into(),
+            resource_version: revision.to_string(),
+            ..Meta::default()
+        };
+        let wrote = |name: &str, revision: u64| {
+            ledger.note(&key, &json!({"metadata": {"name": name, "resourceVersion": revision.to_string()}}));
+        };
+        assert_eq!(ledger.came(&key, &meta("a", 1)), Author::Other);
+        wrote("a", 5);
+        assert_eq!(ledger.came(&key, &meta("a", 4)), Author::Itself, "what it wrote over");
+        assert_eq!(ledger.came(&key, &meta("b", 4)), Author::Other);
+        assert_eq!(ledger.came(&key, &meta("a", 5)), Author::Itself);
+        assert_eq!(ledger.came(&key, &meta("a", 6)), Author::Other);
+        assert!(!ledger.is_stale(&key, [meta("a", 6)].iter()));
+        wrote("a", 7);
+        wrote("b", 8);
+        assert!(ledger.is_stale(&key, [meta("a", 6), meta("b", 4)].iter()));
+        assert_eq!(ledger.came(&key, &meta("a", 7)), Author::Awaited);
+        assert!(ledger.is_stale(&key, [meta("a", 7), meta("b", 4)].iter()));
+        assert_eq!(ledger.came(&key, &meta("b", 9)), Author::Other, "someone wrote it since");
+        assert!(!ledger.is_stale(&key, [meta("a", 7), meta("b", 9)].iter()));
+    }
 }
