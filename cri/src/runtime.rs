@@ -18,8 +18,8 @@ const SLOW: Duration = Duration::from_secs(240);
 /// How long a closing shim may take until the runtime has recorded its container's end.
 const EXIT_TRIES: u32 = 50;
 const EXIT_PAUSE: Duration = Duration::from_millis(20);
-/// What a call that carries its own time-out gets on top of it.
-const GRACE: Duration = Duration::from_secs(10);
+/// What a call that carries its own time-out gets on top of it: the runtime may be being restarted.
+const GRACE: Duration = Duration::from_secs(120);
 /// A pull takes what it takes; this is only the end of patience with a dead registry.
 const PULL: Duration = Duration::from_secs(60 * 60);
 /// A list of a node's containers with all their labels.

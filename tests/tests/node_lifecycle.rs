@@ -16,13 +16,15 @@ fn pods_end_and_come_back() {
     kubectl.apply(include_str!("manifests/node_lifecycle.yaml")).unwrap();
     kubectl.apply(include_str!("manifests/web.yaml")).unwrap();
     kubectl.apply(include_str!("manifests/client.yaml")).unwrap();
-    for pod in ["polite", "stubborn", "patient", "forced", "doomed", "vanished", "once", "client"] {
+    for pod in ["polite", "stubborn", "patient", "forced", "doomed", "vanished", "once", "client", "probed", "orphaned"]
+    {
         kubectl.wait(&format!("pod/{pod}"), "condition=Ready").unwrap();
     }
     kubectl.wait("pod/done", "jsonpath={.status.phase}=Succeeded").unwrap();
     kubectl.run(&["rollout", "status", "deployment/web", "--timeout=90s"]).unwrap();
     graceful_ends(&kubectl);
     impatience(&cluster, &kubectl);
+    a_dying_runtime(&cluster, &kubectl);
     a_restart_of_the_server(&mut cluster, &kubectl);
     a_power_failure(&mut cluster, &kubectl);
     kubectl
@@ -74,6 +76,34 @@ fn impatience(cluster: &Cluster, kubectl: &Kubectl) {
         cluster_tests::wait_ended(pid, LIMIT).unwrap();
     }
     cluster.wait_removed(&format!("logs/pods/default_forced_{uid}")).unwrap();
+}
+
+fn a_dying_runtime(cluster: &Cluster, kubectl: &Kubectl) {
+    let kill = |pid: i32| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    // Without containerd no probe can be tried, which says nothing of the container.
+    let since = |pod: &str| {
+        let path = "jsonpath={.status.conditions[?(@.type==\"Ready\")].lastTransitionTime}";
+        kubectl.run(&["get", "pod", pod, "-o", path]).unwrap()
+    };
+    let (before, ready_since) = (container(kubectl, "probed"), since("probed"));
+    let note = std::fs::read_to_string(cluster.data_dir().join("containerd/containerd.pid")).unwrap();
+    kill(note.lines().next().unwrap().parse().unwrap()).unwrap();
+    let image = "--image=keelson.dev/busybox:1";
+    kubectl.run(&["run", "after", image, "--restart=Never", "--command", "--", "sh", "-c", "echo it is back"]).unwrap();
+    kubectl.wait("pod/after", "jsonpath={.status.phase}=Succeeded").unwrap();
+    assert_eq!(container(kubectl, "probed"), before);
+    assert_eq!(since("probed"), ready_since);
+
+    // With its shim gone, nobody knows how the container ended; it does end, and another takes its place.
+    let processes = cluster.processes(&uid(kubectl, "orphaned"));
+    let status = std::fs::read_to_string(format!("/proc/{}/status", processes.first().unwrap())).unwrap();
+    let shim = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
+    kill(shim.trim().parse().unwrap()).unwrap();
+    kubectl.wait("pod/orphaned", "jsonpath={.status.containerStatuses[0].restartCount}=1").unwrap();
+    kubectl.wait("pod/orphaned", "condition=Ready").unwrap();
+    for pid in processes {
+        cluster_tests::wait_ended(pid, LIMIT).unwrap();
+    }
 }
 
 fn a_restart_of_the_server(cluster: &mut Cluster, kubectl: &Kubectl) {

@@ -9,6 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::Pod;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 pub(crate) use convert::{CPU_PERIOD, quota, shares};
 pub use layout::{Hierarchy, Layout};
@@ -121,6 +123,19 @@ impl Cgroups {
             }
         }
         Ok(gone)
+    }
+
+    /// Kills what still runs in a pod's group: with its containers removed, the runtime knows nothing of it.
+    pub(crate) fn kill_pod(&self, uid: &str) {
+        let classes = [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort];
+        let groups = classes.map(|class| self.class_path(class).join(format!("pod{uid}")));
+        let places =
+            groups.iter().flat_map(|group| self.layout.mounts().into_iter().map(move |mount| mount.join(group)));
+        for pid in places.flat_map(|place| processes(&place)).collect::<HashSet<i32>>() {
+            tracing::warn!(pod = uid, pid, "killing a process that the pod's containers left behind");
+            // One that has ended meanwhile is what is wanted.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
     }
 
     /// UIDs of all pods that have a group anywhere.
@@ -242,6 +257,15 @@ fn mkdir(path: &Path) -> Result<(), CgroupError> {
     }
 }
 
+/// The processes in a group and those below it.
+fn processes(group: &Path) -> HashSet<i32> {
+    let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    let children = fs::read_dir(group).into_iter().flatten().flatten().filter(|e| e.path().is_dir());
+    let below = children.flat_map(|child| processes(&child.path()));
+    // Zero stands for one in a pid namespace that is not ours.
+    below.chain(text.lines().filter_map(|line| line.parse().ok())).filter(|pid| *pid > 0).collect()
+}
+
 /// rmdir, children first. `Ok(false)` when a group is still busy.
 fn remove_tree(path: &Path) -> Result<bool, CgroupError> {
     let entries = match fs::read_dir(path) {
@@ -333,6 +357,17 @@ mod tests {
         assert_eq!(groups.pods(), HashSet::from(["u2".to_owned()]));
         assert!(groups.remove_pod("u2").unwrap());
         assert!(groups.pods().is_empty());
+    }
+
+    #[test]
+    fn processes_of_a_group_and_below() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("a/b")).unwrap();
+        for (group, pids) in [("", "1\n"), ("a", "0\n2\n"), ("a/b", "2\n3\n")] {
+            fs::write(dir.path().join(group).join("cgroup.procs"), pids).unwrap();
+        }
+        assert_eq!(processes(dir.path()), HashSet::from([1, 2, 3]));
+        assert!(processes(&dir.path().join("none")).is_empty());
     }
 
     #[test]

@@ -23,6 +23,8 @@ const HEARTBEAT: Duration = Duration::from_secs(300);
 /// tells nobody when it has: asked again after this, then less and less often.
 const UNREADY_FIRST: Duration = Duration::from_millis(5);
 const UNREADY_LAST: Duration = Duration::from_secs(1);
+/// A runtime that is being restarted is away for a moment, which makes nothing of the node's pods worse.
+const UNREADY_PATIENCE: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_millis(500);
 const MAX_IMAGES: usize = 50;
 const MAX_NAMES: usize = 5;
@@ -148,11 +150,20 @@ impl NodeKeeper {
         let mut conditions: Vec<Value> = Vec::new();
         let mut sent = Value::Null;
         let mut sent_at = std::time::Instant::now();
+        let mut ready_at: Option<std::time::Instant> = None;
         loop {
+            if let Some(at) = ready_at {
+                let left = UNREADY_PATIENCE.saturating_sub(at.elapsed());
+                // What is so after that is told.
+                let _ = tokio::time::timeout(left, self.becomes_ready()).await;
+            }
             let status = self.status(&conditions).await;
             let ready = status["conditions"]
                 .as_array()
                 .is_some_and(|all| all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"));
+            if ready {
+                ready_at = Some(std::time::Instant::now());
+            }
             conditions = status["conditions"].as_array().cloned().unwrap_or_default();
             let mut wait = STATUS_INTERVAL;
             let shown = without_heartbeats(&status);

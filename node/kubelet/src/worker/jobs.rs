@@ -339,9 +339,12 @@ pub(crate) async fn cleanup(context: &Context, id: &PodId) -> Result<(), String>
 
 async fn remove_cgroup(context: &Context, uid: &str) -> Result<(), String> {
     let Some(cgroups) = &context.cgroups else { return Ok(()) };
-    for _ in 0..CGROUP_TRIES {
+    for tried in 0..CGROUP_TRIES {
         if cgroups.remove_pod(uid).map_err(|error| error.to_string())? {
             return Ok(());
+        }
+        if tried == CGROUP_TRIES / 4 {
+            cgroups.kill_pod(uid);
         }
         tokio::time::sleep(CGROUP_PAUSE).await;
     }
