@@ -8,6 +8,9 @@
 #![no_std]
 #![cfg_attr(feature = "user", expect(unsafe_code, reason = "aya::Pod is an unsafe marker trait"))]
 
+use core::fmt::Debug;
+use core::hash::Hash;
+
 /// Version of the layouts here; part of the directory that the maps are pinned in.
 pub const VERSION: &str = "v1";
 
@@ -31,6 +34,8 @@ pub mod scope {
 pub mod service_flag {
     /// `externalTrafficPolicy: Local`: on another node, only that node's own endpoints may answer.
     pub const EXTERNAL_LOCAL: u16 = 1;
+    /// A pod's host port: it is this node's alone.
+    pub const HOST_PORT: u16 = 2;
 }
 
 /// Values of the node-address maps.
@@ -67,26 +72,38 @@ pub mod setting {
     pub const COUNT: u32 = 4;
 }
 
-/// A service's frontend over IPv4.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct ServiceKey4 {
-    /// Address, network order; zero for [`scope::NODE_PORT`].
-    pub addr: u32,
-    /// Port, network order.
-    pub port: u16,
-    /// One of [`proto`].
-    pub proto: u8,
-    /// One of [`scope`].
-    pub scope: u8,
+/// An IP address as the maps hold it: words in network order. [`V4`] and [`V6`], nothing else: it is for these two that
+/// the sizes below are asserted.
+pub trait Address: sealed::Sealed + Copy + Debug + Default + Eq + Hash + Ord + 'static {
+    /// What fills an address and four bytes up to a multiple of eight.
+    type Pad: Copy + Debug + Default + Eq + Hash + Ord + 'static;
 }
 
-/// A service's frontend over IPv6.
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::V4 {}
+    impl Sealed for super::V6 {}
+}
+
+/// An IPv4 address.
+pub type V4 = u32;
+/// An IPv6 address.
+pub type V6 = [u32; 4];
+
+impl Address for V4 {
+    type Pad = [u32; 0];
+}
+
+impl Address for V6 {
+    type Pad = [u32; 1];
+}
+
+/// A service's frontend.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct ServiceKey6 {
-    /// Address, network order; zero for [`scope::NODE_PORT`].
-    pub addr: [u32; 4],
+pub struct ServiceKey<A: Address> {
+    /// Address; zero for [`scope::NODE_PORT`].
+    pub addr: A,
     /// Port, network order.
     pub port: u16,
     /// One of [`proto`].
@@ -94,7 +111,7 @@ pub struct ServiceKey6 {
     /// One of [`scope`].
     pub scope: u8,
     /// Zero.
-    pub pad: u32,
+    pub pad: A::Pad,
 }
 
 /// Where a frontend's backends are.
@@ -113,78 +130,38 @@ pub struct Service {
     pub affinity: u32,
 }
 
-/// An IPv4 backend, and an address to translate back to.
+/// An address and port: a backend, or what to translate back to.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Backend4 {
-    /// Address, network order.
-    pub addr: u32,
-    /// Port, network order.
-    pub port: u16,
-    /// Zero.
-    pub flags: u16,
-}
-
-/// An IPv6 backend, and an address to translate back to.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Backend6 {
-    /// Address, network order.
-    pub addr: [u32; 4],
+pub struct Endpoint<A: Address> {
+    /// Address.
+    pub addr: A,
     /// Port, network order.
     pub port: u16,
     /// Zero.
     pub flags: u16,
     /// Zero.
-    pub pad: u32,
+    pub pad: A::Pad,
 }
 
-/// What a connected IPv4 socket was asked for and what it got; kept with the socket.
+/// What a connected socket was asked for and what it got; kept with the socket.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Connected4 {
+pub struct Connected<A: Address> {
     /// Where it is connected.
-    pub backend: Backend4,
+    pub backend: Endpoint<A>,
     /// Where its program believes it is connected.
-    pub frontend: Backend4,
+    pub frontend: Endpoint<A>,
 }
 
-/// What a connected IPv6 socket was asked for and what it got; kept with the socket.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Connected6 {
-    /// Where it is connected.
-    pub backend: Backend6,
-    /// Where its program believes it is connected.
-    pub frontend: Backend6,
-}
-
-/// A backend that an unconnected IPv4 socket has sent to.
+/// A backend that an unconnected socket has sent to.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub struct ReverseKey4 {
+pub struct ReverseKey<A: Address> {
     /// The socket's cookie.
     pub cookie: u64,
-    /// The backend's address, network order.
-    pub addr: u32,
-    /// The backend's port, network order.
-    pub port: u16,
-    /// Zero.
-    pub pad: u16,
-}
-
-/// A backend that an unconnected IPv6 socket has sent to.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub struct ReverseKey6 {
-    /// The socket's cookie.
-    pub cookie: u64,
-    /// The backend's address, network order.
-    pub addr: [u32; 4],
-    /// The backend's port, network order.
-    pub port: u16,
-    /// Zero.
-    pub pad: [u16; 3],
+    /// The backend.
+    pub backend: Endpoint<A>,
 }
 
 /// A client of a service with session affinity.
@@ -199,61 +176,44 @@ pub struct AffinityKey {
     pub pad: u32,
 }
 
-/// Where a client went last, over IPv4.
+/// Where a client went last.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Affinity4 {
+pub struct Affinity<A: Address> {
     /// The backend chosen.
-    pub backend: Backend4,
-    /// When it was last used, by the coarse monotonic clock in nanoseconds.
-    pub seen: u64,
-}
-
-/// Where a client went last, over IPv6.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Affinity6 {
-    /// The backend chosen.
-    pub backend: Backend6,
+    pub backend: Endpoint<A>,
     /// When it was last used, by the coarse monotonic clock in nanoseconds.
     pub seen: u64,
 }
 
 const _: () = {
-    assert!(size_of::<ServiceKey4>() == 8);
-    assert!(size_of::<ServiceKey6>() == 24);
+    assert!(size_of::<ServiceKey<V4>>() == 8);
+    assert!(size_of::<ServiceKey<V6>>() == 24);
     assert!(size_of::<Service>() == 16);
-    assert!(size_of::<Backend4>() == 8);
-    assert!(size_of::<Backend6>() == 24);
-    assert!(size_of::<Connected4>() == 16);
-    assert!(size_of::<Connected6>() == 48);
-    assert!(size_of::<ReverseKey4>() == 16);
-    assert!(size_of::<ReverseKey6>() == 32);
+    assert!(size_of::<Endpoint<V4>>() == 8);
+    assert!(size_of::<Endpoint<V6>>() == 24);
+    assert!(size_of::<Connected<V4>>() == 16);
+    assert!(size_of::<Connected<V6>>() == 48);
+    assert!(size_of::<ReverseKey<V4>>() == 16);
+    assert!(size_of::<ReverseKey<V6>>() == 32);
     assert!(size_of::<AffinityKey>() == 16);
-    assert!(size_of::<Affinity4>() == 16);
-    assert!(size_of::<Affinity6>() == 32);
+    assert!(size_of::<Affinity<V4>>() == 16);
+    assert!(size_of::<Affinity<V6>>() == 32);
 };
 
 #[cfg(feature = "user")]
 mod user {
+    use crate::{Address, Affinity, AffinityKey, Endpoint, ReverseKey, Service, ServiceKey};
+
     macro_rules! pod {
-        ($($t:ty),* $(,)?) => {$(
+        ($($name:ident),*) => {$(
             // SAFETY: `repr(C)`, only integers, no implicit padding (asserted above), every bit pattern valid.
-            unsafe impl aya::Pod for $t {}
+            unsafe impl<A: Address> aya::Pod for $name<A> {}
         )*};
     }
-    pod!(
-        crate::ServiceKey4,
-        crate::ServiceKey6,
-        crate::Service,
-        crate::Backend4,
-        crate::Backend6,
-        crate::Connected4,
-        crate::Connected6,
-        crate::ReverseKey4,
-        crate::ReverseKey6,
-        crate::AffinityKey,
-        crate::Affinity4,
-        crate::Affinity6,
-    );
+    pod!(ServiceKey, Endpoint, ReverseKey, Affinity);
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Service {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for AffinityKey {}
 }

@@ -1,6 +1,6 @@
 //! Choosing a backend: the same for connect and sendmsg, IPv4 and IPv6.
 
-use abi::{AffinityKey, Service, metric, node_address, service_flag, setting};
+use abi::{AffinityKey, Endpoint, Service, metric, node_address, service_flag, setting};
 use aya_ebpf::{
     EbpfContext as _,
     helpers::generated::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_set_retval},
@@ -19,80 +19,99 @@ const REJECT: i32 = 0;
 const ECONNREFUSED: i32 = 111;
 
 /// What is to become of a destination.
-pub enum Choice<E> {
+pub enum Choice<A: Family> {
     /// Not a service: leave it alone.
     Keep,
     /// Go to this backend instead.
-    Use(E),
+    Use(Endpoint<A>),
     /// A service without backends.
     Refuse,
 }
 
+impl<A: Family> Choice<A> {
+    /// Makes it so; gives what the hook returns. A refusal ends the system call as if a host had answered that nobody
+    /// listens.
+    #[inline(always)]
+    pub fn carry_out(self, ctx: &SockAddrContext, write: fn(&SockAddrContext, Endpoint<A>)) -> i32 {
+        match self {
+            Self::Keep => PROCEED,
+            Self::Use(backend) => {
+                write(ctx, backend);
+                PROCEED
+            }
+            Self::Refuse => {
+                // SAFETY: allowed in connect and sendmsg hooks, which alone call this.
+                unsafe { bpf_set_retval(-ECONNREFUSED) };
+                REJECT
+            }
+        }
+    }
+}
+
 /// Looks the destination up, and chooses among the service's backends.
 #[inline(always)]
-pub fn choose<F: Family>(ctx: &SockAddrContext, at: &F::Endpoint, proto: u8) -> Choice<F::Endpoint> {
-    let service = match F::service(at, proto) {
-        Some(service) => service,
-        None => match node_port::<F>(ctx, at, proto) {
-            Some(service) => service,
-            None => return Choice::Keep,
-        },
-    };
+pub fn choose<A: Family>(ctx: &SockAddrContext, at: &Endpoint<A>, proto: u8) -> Choice<A> {
+    let Some(service) = find(ctx, at, proto) else { return Choice::Keep };
     if service.count == 0 {
         count(metric::NO_BACKEND);
         return Choice::Refuse;
     }
-    pick::<F>(ctx, service)
+    pick(ctx, service)
 }
 
-/// Ends the system call as if a host had answered that nobody listens.
+/// The service at this destination, as seen from this socket.
 #[inline(always)]
-pub fn refuse() -> i32 {
-    // SAFETY: allowed in connect and sendmsg hooks, which alone call this.
-    unsafe { bpf_set_retval(-ECONNREFUSED) };
-    REJECT
-}
-
-#[inline(always)]
-fn node_port<F: Family>(ctx: &SockAddrContext, at: &F::Endpoint, proto: u8) -> Option<&'static Service> {
-    let kind = F::node_address(at)?;
-    let service = F::node_port(at, proto)?;
+fn find<A: Family>(ctx: &SockAddrContext, at: &Endpoint<A>, proto: u8) -> Option<&'static Service> {
+    let maps = A::maps();
+    let exact = maps.service(at, proto);
+    if let Some(service) = exact
+        && service.flags & service_flag::HOST_PORT == 0
+    {
+        return exact;
+    }
+    let kind = maps.node_address(at.addr);
     // In a pod, loopback is the pod's own.
-    if kind == node_address::LOOPBACK && Some(&netns(ctx)) != SETTINGS.get(setting::NETNS_COOKIE) {
+    if kind == Some(node_address::LOOPBACK) && Some(&netns(ctx)) != SETTINGS.get(setting::NETNS_COOKIE) {
         return None;
     }
-    if kind == node_address::REMOTE && service.flags & service_flag::EXTERNAL_LOCAL != 0 {
+    if exact.is_some() {
+        return exact;
+    }
+    let kind = kind?;
+    let service = maps.node_port(at.port, proto)?;
+    let not_elsewhere = service_flag::EXTERNAL_LOCAL | service_flag::HOST_PORT;
+    if kind == node_address::REMOTE && service.flags & not_elsewhere != 0 {
         return None;
     }
     Some(service)
 }
 
 #[inline(always)]
-fn pick<F: Family>(ctx: &SockAddrContext, service: &Service) -> Choice<F::Endpoint> {
+fn pick<A: Family>(ctx: &SockAddrContext, service: &Service) -> Choice<A> {
     if service.affinity == 0 {
-        return random::<F>(service);
+        return random(service);
     }
     let key = AffinityKey { client: netns(ctx), service: service.id, pad: 0 };
     // SAFETY: takes nothing.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
-    if let Some(backend) = F::affine(&key, now, u64::from(service.affinity) * 1_000_000_000) {
+    if let Some(backend) = A::maps().affine(&key, now, u64::from(service.affinity) * 1_000_000_000) {
         count(metric::AFFINITY);
         return Choice::Use(backend);
     }
-    let choice = random::<F>(service);
+    let choice = random(service);
     if let Choice::Use(backend) = choice {
-        F::remember_affinity(&key, backend, now);
+        A::maps().remember_affinity(&key, backend, now);
     }
     choice
 }
 
 #[inline(always)]
-fn random<F: Family>(service: &Service) -> Choice<F::Endpoint> {
+fn random<A: Family>(service: &Service) -> Choice<A> {
     // SAFETY: takes nothing.
     let random = unsafe { bpf_get_prandom_u32() };
     // A multiplication instead of a remainder: no division, and the verifier sees no zero divisor.
     let offset = (u64::from(random) * u64::from(service.count)) >> 32;
-    match F::backend(service.base.wrapping_add(offset as u32)) {
+    match A::maps().backend(service.base.wrapping_add(offset as u32)) {
         Some(backend) => Choice::Use(backend),
         None => {
             count(metric::BROKEN);

@@ -2,10 +2,7 @@
 //!
 //! Hash maps of services are not preallocated: most clusters use a small part of what the largest may need.
 
-use abi::{
-    Affinity4, Affinity6, AffinityKey, Backend4, Backend6, Connected4, Connected6, ReverseKey4, ReverseKey6, Service,
-    ServiceKey4, ServiceKey6, metric, setting,
-};
+use abi::{Affinity, AffinityKey, Connected, Endpoint, ReverseKey, Service, ServiceKey, V4, V6, metric, setting};
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     btf_maps::SkStorage,
@@ -15,41 +12,41 @@ use aya_ebpf::{
 
 /// Frontends over IPv4.
 #[map]
-pub static SERVICES4: HashMap<ServiceKey4, Service> = HashMap::pinned(131_072, BPF_F_NO_PREALLOC);
+pub static SERVICES4: HashMap<ServiceKey<V4>, Service> = HashMap::pinned(131_072, BPF_F_NO_PREALLOC);
 /// Backends over IPv4, in extents that [`Service::base`] points at.
 #[map]
-pub static BACKENDS4: Array<Backend4> = Array::pinned(262_144, 0);
+pub static BACKENDS4: Array<Endpoint<V4>> = Array::pinned(262_144, 0);
 /// Backends that unconnected IPv4 sockets have sent to → the frontend they meant.
 #[map]
-pub static REVERSE4: LruHashMap<ReverseKey4, Backend4> = LruHashMap::pinned(32_768, 0);
+pub static REVERSE4: LruHashMap<ReverseKey<V4>, Endpoint<V4>> = LruHashMap::pinned(32_768, 0);
 /// Session affinity over IPv4.
 #[map]
-pub static AFFINITY4: LruHashMap<AffinityKey, Affinity4> = LruHashMap::pinned(32_768, 0);
+pub static AFFINITY4: LruHashMap<AffinityKey, Affinity<V4>> = LruHashMap::pinned(32_768, 0);
 /// Addresses that node ports answer on, over IPv4.
 #[map]
-pub static NODES4: HashMap<u32, u32> = HashMap::pinned(16_384, BPF_F_NO_PREALLOC);
+pub static NODES4: HashMap<V4, u32> = HashMap::pinned(16_384, BPF_F_NO_PREALLOC);
 /// What a connected IPv4 socket was asked for; goes with the socket.
 #[btf_map(pin_by_name)]
-pub static CONNECTED4: SkStorage<Connected4> = SkStorage::new();
+pub static CONNECTED4: SkStorage<Connected<V4>> = SkStorage::new();
 
 /// Frontends over IPv6.
 #[map]
-pub static SERVICES6: HashMap<ServiceKey6, Service> = HashMap::pinned(131_072, BPF_F_NO_PREALLOC);
+pub static SERVICES6: HashMap<ServiceKey<V6>, Service> = HashMap::pinned(131_072, BPF_F_NO_PREALLOC);
 /// Backends over IPv6.
 #[map]
-pub static BACKENDS6: Array<Backend6> = Array::pinned(65_536, 0);
+pub static BACKENDS6: Array<Endpoint<V6>> = Array::pinned(65_536, 0);
 /// Backends that unconnected IPv6 sockets have sent to → the frontend they meant.
 #[map]
-pub static REVERSE6: LruHashMap<ReverseKey6, Backend6> = LruHashMap::pinned(16_384, 0);
+pub static REVERSE6: LruHashMap<ReverseKey<V6>, Endpoint<V6>> = LruHashMap::pinned(16_384, 0);
 /// Session affinity over IPv6.
 #[map]
-pub static AFFINITY6: LruHashMap<AffinityKey, Affinity6> = LruHashMap::pinned(16_384, 0);
+pub static AFFINITY6: LruHashMap<AffinityKey, Affinity<V6>> = LruHashMap::pinned(16_384, 0);
 /// Addresses that node ports answer on, over IPv6.
 #[map]
-pub static NODES6: HashMap<[u32; 4], u32> = HashMap::pinned(16_384, BPF_F_NO_PREALLOC);
+pub static NODES6: HashMap<V6, u32> = HashMap::pinned(16_384, BPF_F_NO_PREALLOC);
 /// What a connected IPv6 socket was asked for; goes with the socket.
 #[btf_map(pin_by_name)]
-pub static CONNECTED6: SkStorage<Connected6> = SkStorage::new();
+pub static CONNECTED6: SkStorage<Connected<V6>> = SkStorage::new();
 
 /// Counters, indexed by [`abi::metric`].
 #[map]

@@ -1,20 +1,17 @@
 //! recvmsg and getpeername: whom a program believes it is talking to.
 
-use aya_ebpf::programs::SockAddrContext;
-use aya_ebpf::{EbpfContext as _, helpers::generated::bpf_get_socket_cookie, macros::cgroup_sock_addr};
+use abi::{Endpoint, V4, V6};
+use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 
 use crate::{
     balance::PROCEED,
-    family::{Family, V4, V6, mapped, read4, read6, write_mapped, write4, write6},
+    family::{Family, mapped, write_mapped},
 };
 
 /// The source that recvfrom() and recvmsg() report over IPv4.
 #[cgroup_sock_addr(recvmsg4)]
 pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
-    if let Some(frontend) = frontend::<V4>(&ctx, &read4(&ctx)) {
-        write4(&ctx, frontend);
-    }
-    PROCEED
+    reverse(&ctx, V4::read(&ctx), V4::write)
 }
 
 /// The source that recvfrom() and recvmsg() report over IPv6.
@@ -26,10 +23,7 @@ pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
 /// getpeername() over IPv4.
 #[cgroup_sock_addr(getpeername4)]
 pub fn getpeername4(ctx: SockAddrContext) -> i32 {
-    if let Some(frontend) = V4::connected(&ctx, &read4(&ctx)) {
-        write4(&ctx, frontend);
-    }
-    PROCEED
+    reverse(&ctx, V4::read(&ctx), V4::write)
 }
 
 /// getpeername() over IPv6.
@@ -40,23 +34,18 @@ pub fn getpeername6(ctx: SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn reverse6(ctx: &SockAddrContext) -> i32 {
-    let peer = read6(ctx);
-    if let Some(peer) = mapped(&peer) {
-        if let Some(frontend) = frontend::<V4>(ctx, &peer) {
-            write_mapped(ctx, frontend);
-        }
-    } else if let Some(frontend) = frontend::<V6>(ctx, &peer) {
-        write6(ctx, frontend);
+    let peer = V6::read(ctx);
+    match mapped(&peer) {
+        Some(peer) => reverse(ctx, peer, write_mapped),
+        None => reverse(ctx, peer, V6::write),
     }
-    PROCEED
 }
 
 #[inline(always)]
-fn frontend<F: Family>(ctx: &SockAddrContext, peer: &F::Endpoint) -> Option<F::Endpoint> {
-    if let Some(frontend) = F::connected(ctx, peer) {
-        return Some(frontend);
+fn reverse<A: Family>(ctx: &SockAddrContext, peer: Endpoint<A>, write: fn(&SockAddrContext, Endpoint<A>)) -> i32 {
+    let maps = A::maps();
+    if let Some(frontend) = maps.connected(ctx, &peer).or_else(|| maps.sent(ctx, peer)) {
+        write(ctx, frontend);
     }
-    // SAFETY: the context is valid, and this helper exists at every hook used here.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    F::sent(cookie, peer)
+    PROCEED
 }

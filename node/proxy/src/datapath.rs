@@ -20,8 +20,9 @@ use crate::sys;
 /// The programs, built by `build.rs`.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/programs.o"));
 
-/// Program, which is also the link's name, and the kernel's number of its hook.
-const HOOKS: &[(&str, u32)] = &[
+/// Each program, which is also its link's name, and the number of its hook in `enum bpf_attach_type`
+/// (include/uapi/linux/bpf.h).
+pub const HOOKS: &[(&str, u32)] = &[
     ("connect4", 10),
     ("connect6", 11),
     ("sendmsg4", 14),

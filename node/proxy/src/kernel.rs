@@ -3,12 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use abi::{Affinity4, Affinity6, AffinityKey, Backend4, Backend6, ReverseKey4, ReverseKey6, ServiceKey4, ServiceKey6};
-use abi::{proto, scope};
+use abi::{Address, Affinity, AffinityKey, Endpoint, ReverseKey, ServiceKey, V4, V6, proto, scope};
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 
-use crate::state::{Family, Frontend, Protocol};
+use crate::state::{Family, Frontend, Protocol, family_of};
 
 /// A call on a map that failed.
 #[derive(Debug, thiserror::Error)]
@@ -52,38 +51,90 @@ pub(crate) trait Kernel {
     fn set_node_address(&mut self, address: IpAddr, kind: Option<u32>) -> Result<(), KernelError>;
 }
 
+type Opened<T> = Result<T, KernelError>;
+
+/// What the maps of one address family are called.
+struct Names {
+    services: &'static str,
+    backends: &'static str,
+    reverse: &'static str,
+    affinity: &'static str,
+    nodes: &'static str,
+}
+
+/// An address family as user space knows it.
+trait Words: Address + Pod {
+    const FAMILY: Family;
+    const MAPS: Names;
+    /// The address as the maps hold it; that of no host where it is of the other family.
+    fn of(address: IpAddr) -> Self;
+    fn ip(self) -> IpAddr;
+}
+
+impl Words for V4 {
+    const FAMILY: Family = Family::V4;
+    const MAPS: Names = Names {
+        services: "SERVICES4",
+        backends: "BACKENDS4",
+        reverse: "REVERSE4",
+        affinity: "AFFINITY4",
+        nodes: "NODES4",
+    };
+
+    fn of(address: IpAddr) -> Self {
+        let IpAddr::V4(address) = address else { return Self::default() };
+        address.to_bits().to_be()
+    }
+
+    fn ip(self) -> IpAddr {
+        Ipv4Addr::from_bits(u32::from_be(self)).into()
+    }
+}
+
+impl Words for V6 {
+    const FAMILY: Family = Family::V6;
+    const MAPS: Names = Names {
+        services: "SERVICES6",
+        backends: "BACKENDS6",
+        reverse: "REVERSE6",
+        affinity: "AFFINITY6",
+        nodes: "NODES6",
+    };
+
+    fn of(address: IpAddr) -> Self {
+        let IpAddr::V6(address) = address else { return Self::default() };
+        let bits = address.to_bits();
+        [96, 64, 32, 0].map(|shift| ((bits >> shift) as u32).to_be())
+    }
+
+    fn ip(self) -> IpAddr {
+        Ipv6Addr::from_bits(self.iter().fold(0, |bits, word| bits << 32 | u128::from(u32::from_be(*word)))).into()
+    }
+}
+
+/// The maps of one address family.
+struct Half<A: Words> {
+    services: HashMap<MapData, ServiceKey<A>, abi::Service>,
+    backends: Array<MapData, Endpoint<A>>,
+    reverse: HashMap<MapData, ReverseKey<A>, Endpoint<A>>,
+    affinity: HashMap<MapData, AffinityKey, Affinity<A>>,
+    nodes: HashMap<MapData, A, u32>,
+}
+
 /// The pinned maps of one node.
 pub(crate) struct Maps {
-    services4: HashMap<MapData, ServiceKey4, abi::Service>,
-    services6: HashMap<MapData, ServiceKey6, abi::Service>,
-    backends4: Array<MapData, Backend4>,
-    backends6: Array<MapData, Backend6>,
-    reverse4: HashMap<MapData, ReverseKey4, Backend4>,
-    reverse6: HashMap<MapData, ReverseKey6, Backend6>,
-    affinity4: HashMap<MapData, AffinityKey, Affinity4>,
-    affinity6: HashMap<MapData, AffinityKey, Affinity6>,
-    nodes4: HashMap<MapData, u32, u32>,
-    nodes6: HashMap<MapData, [u32; 4], u32>,
+    v4: Half<V4>,
+    v6: Half<V6>,
     metrics: PerCpuArray<MapData, u64>,
     settings: Array<MapData, u64>,
 }
-
-type Opened<T> = Result<T, KernelError>;
 
 impl Maps {
     /// Opens the maps that a loader has pinned in a directory.
     pub(crate) fn open(directory: &Path) -> Opened<Self> {
         Ok(Self {
-            services4: hash(directory, "SERVICES4")?,
-            services6: hash(directory, "SERVICES6")?,
-            backends4: array(directory, "BACKENDS4")?,
-            backends6: array(directory, "BACKENDS6")?,
-            reverse4: lru(directory, "REVERSE4")?,
-            reverse6: lru(directory, "REVERSE6")?,
-            affinity4: lru(directory, "AFFINITY4")?,
-            affinity6: lru(directory, "AFFINITY6")?,
-            nodes4: hash(directory, "NODES4")?,
-            nodes6: hash(directory, "NODES6")?,
+            v4: Half::open(directory)?,
+            v6: Half::open(directory)?,
             metrics: data(directory, "METRICS")
                 .and_then(|data| PerCpuArray::try_from(Map::PerCpuArray(data)))
                 .map_err(error("METRICS", "open"))?,
@@ -100,6 +151,53 @@ impl Maps {
     pub(crate) fn metric(&self, metric: u32) -> Opened<u64> {
         let values = self.metrics.get(&metric, 0).map_err(error("METRICS", "read"))?;
         Ok(values.iter().sum())
+    }
+
+    fn of(&self, family: Family) -> &dyn Kernel {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
+
+    fn of_mut(&mut self, family: Family) -> &mut dyn Kernel {
+        match family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        }
+    }
+}
+
+impl Kernel for Maps {
+    fn slots(&self, family: Family) -> u32 {
+        self.of(family).slots(family)
+    }
+    fn services(&self) -> Opened<Vec<(Frontend, abi::Service)>> {
+        Ok([self.v4.services()?, self.v6.services()?].concat())
+    }
+    fn put_service(&mut self, frontend: &Frontend, service: &abi::Service) -> Opened<()> {
+        self.of_mut(frontend.family).put_service(frontend, service)
+    }
+    fn delete_service(&mut self, frontend: &Frontend) -> Opened<()> {
+        self.of_mut(frontend.family).delete_service(frontend)
+    }
+    fn backend(&self, family: Family, slot: u32) -> Opened<SocketAddr> {
+        self.of(family).backend(family, slot)
+    }
+    fn put_backend(&mut self, slot: u32, backend: &SocketAddr) -> Opened<()> {
+        self.of_mut(family_of(&backend.ip())).put_backend(slot, backend)
+    }
+    fn forget_affinity(&mut self, family: Family, set: u32, gone: Option<&[SocketAddr]>) -> Opened<()> {
+        self.of_mut(family).forget_affinity(family, set, gone)
+    }
+    fn forget_reverse(&mut self, family: Family, gone: &[SocketAddr], ports: &[u16]) -> Opened<()> {
+        self.of_mut(family).forget_reverse(family, gone, ports)
+    }
+    fn node_addresses(&self) -> Opened<Vec<(IpAddr, u32)>> {
+        Ok([self.v4.node_addresses()?, self.v6.node_addresses()?].concat())
+    }
+    fn set_node_address(&mut self, address: IpAddr, kind: Option<u32>) -> Opened<()> {
+        self.of_mut(family_of(&address)).set_node_address(address, kind)
     }
 }
 
@@ -144,174 +242,103 @@ fn sweep<K: Pod, V: Pod>(
     picked.iter().try_for_each(|key| remove(map, name, key))
 }
 
-impl Kernel for Maps {
-    fn slots(&self, family: Family) -> u32 {
-        match family {
-            Family::V4 => self.backends4.len(),
-            Family::V6 => self.backends6.len(),
-        }
+impl<A: Words> Half<A> {
+    fn open(directory: &Path) -> Opened<Self> {
+        let names = A::MAPS;
+        Ok(Self {
+            services: hash(directory, names.services)?,
+            backends: array(directory, names.backends)?,
+            reverse: lru(directory, names.reverse)?,
+            affinity: lru(directory, names.affinity)?,
+            nodes: hash(directory, names.nodes)?,
+        })
+    }
+}
+
+/// For its own family alone: [`Maps`] picks the half.
+impl<A: Words> Kernel for Half<A> {
+    fn slots(&self, _: Family) -> u32 {
+        self.backends.len()
     }
 
     fn services(&self) -> Opened<Vec<(Frontend, abi::Service)>> {
         let mut found = Vec::new();
-        for entry in self.services4.iter() {
-            let (key, service) = entry.map_err(error("SERVICES4", "read"))?;
-            found.extend(frontend4(&key).map(|frontend| (frontend, service)));
-        }
-        for entry in self.services6.iter() {
-            let (key, service) = entry.map_err(error("SERVICES6", "read"))?;
-            found.extend(frontend6(&key).map(|frontend| (frontend, service)));
+        for entry in self.services.iter() {
+            let (key, service) = entry.map_err(error(A::MAPS.services, "read"))?;
+            found.extend(frontend(&key).map(|frontend| (frontend, service)));
         }
         Ok(found)
     }
 
     fn put_service(&mut self, frontend: &Frontend, service: &abi::Service) -> Opened<()> {
-        match frontend.family {
-            Family::V4 => self.services4.insert(key4(frontend), service, 0).map_err(error("SERVICES4", "write")),
-            Family::V6 => self.services6.insert(key6(frontend), service, 0).map_err(error("SERVICES6", "write")),
-        }
+        self.services.insert(key::<A>(frontend), service, 0).map_err(error(A::MAPS.services, "write"))
     }
 
     fn delete_service(&mut self, frontend: &Frontend) -> Opened<()> {
-        match frontend.family {
-            Family::V4 => remove(&mut self.services4, "SERVICES4", &key4(frontend)),
-            Family::V6 => remove(&mut self.services6, "SERVICES6", &key6(frontend)),
-        }
+        remove(&mut self.services, A::MAPS.services, &key(frontend))
     }
 
-    fn backend(&self, family: Family, slot: u32) -> Opened<SocketAddr> {
-        match family {
-            Family::V4 => self.backends4.get(&slot, 0).map(|at| address4(&at)).map_err(error("BACKENDS4", "read")),
-            Family::V6 => self.backends6.get(&slot, 0).map(|at| address6(&at)).map_err(error("BACKENDS6", "read")),
-        }
+    fn backend(&self, _: Family, slot: u32) -> Opened<SocketAddr> {
+        self.backends.get(&slot, 0).map(|at| address(&at)).map_err(error(A::MAPS.backends, "read"))
     }
 
     fn put_backend(&mut self, slot: u32, backend: &SocketAddr) -> Opened<()> {
-        match backend {
-            SocketAddr::V4(_) => self.backends4.set(slot, backend4(backend), 0).map_err(error("BACKENDS4", "write")),
-            SocketAddr::V6(_) => self.backends6.set(slot, backend6(backend), 0).map_err(error("BACKENDS6", "write")),
-        }
+        self.backends.set(slot, endpoint::<A>(backend), 0).map_err(error(A::MAPS.backends, "write"))
     }
 
-    fn forget_affinity(&mut self, family: Family, set: u32, gone: Option<&[SocketAddr]>) -> Opened<()> {
-        let is_gone = |backend: SocketAddr| gone.is_none_or(|gone| gone.contains(&backend));
-        match family {
-            Family::V4 => sweep(&mut self.affinity4, "AFFINITY4", |key, value| {
-                key.service == set && is_gone(address4(&value.backend))
-            }),
-            Family::V6 => sweep(&mut self.affinity6, "AFFINITY6", |key, value| {
-                key.service == set && is_gone(address6(&value.backend))
-            }),
-        }
+    fn forget_affinity(&mut self, _: Family, set: u32, gone: Option<&[SocketAddr]>) -> Opened<()> {
+        sweep(&mut self.affinity, A::MAPS.affinity, |key, value| {
+            key.service == set && gone.is_none_or(|gone| gone.contains(&address(&value.backend)))
+        })
     }
 
-    fn forget_reverse(&mut self, family: Family, gone: &[SocketAddr], ports: &[u16]) -> Opened<()> {
-        let is_ours = |port: u16| ports.contains(&u16::from_be(port));
-        match family {
-            Family::V4 => sweep(&mut self.reverse4, "REVERSE4", |key, front| {
-                is_ours(front.port) && gone.contains(&address4(&Backend4 { addr: key.addr, port: key.port, flags: 0 }))
-            }),
-            Family::V6 => sweep(&mut self.reverse6, "REVERSE6", |key, front| {
-                let backend = Backend6 { addr: key.addr, port: key.port, ..Backend6::default() };
-                is_ours(front.port) && gone.contains(&address6(&backend))
-            }),
-        }
+    fn forget_reverse(&mut self, _: Family, gone: &[SocketAddr], ports: &[u16]) -> Opened<()> {
+        sweep(&mut self.reverse, A::MAPS.reverse, |key, front| {
+            ports.contains(&u16::from_be(front.port)) && gone.contains(&address(&key.backend))
+        })
     }
 
     fn node_addresses(&self) -> Opened<Vec<(IpAddr, u32)>> {
-        let mut found = Vec::new();
-        for entry in self.nodes4.iter() {
-            let (address, kind) = entry.map_err(error("NODES4", "read"))?;
-            found.push((IpAddr::V4(Ipv4Addr::from_bits(u32::from_be(address))), kind));
-        }
-        for entry in self.nodes6.iter() {
-            let (address, kind) = entry.map_err(error("NODES6", "read"))?;
-            found.push((IpAddr::V6(ipv6(address)), kind));
-        }
-        Ok(found)
+        let entries = self.nodes.iter().map(|entry| entry.map(|(address, kind)| (address.ip(), kind)));
+        entries.collect::<Result<_, _>>().map_err(error(A::MAPS.nodes, "read"))
     }
 
     fn set_node_address(&mut self, address: IpAddr, kind: Option<u32>) -> Opened<()> {
-        match (address, kind) {
-            (IpAddr::V4(at), Some(kind)) => self.nodes4.insert(words4(at), kind, 0).map_err(error("NODES4", "write")),
-            (IpAddr::V6(at), Some(kind)) => self.nodes6.insert(words6(at), kind, 0).map_err(error("NODES6", "write")),
-            (IpAddr::V4(at), None) => remove(&mut self.nodes4, "NODES4", &words4(at)),
-            (IpAddr::V6(at), None) => remove(&mut self.nodes6, "NODES6", &words6(at)),
+        match kind {
+            Some(kind) => self.nodes.insert(A::of(address), kind, 0).map_err(error(A::MAPS.nodes, "write")),
+            None => remove(&mut self.nodes, A::MAPS.nodes, &A::of(address)),
         }
     }
 }
 
-fn words4(address: Ipv4Addr) -> u32 {
-    address.to_bits().to_be()
+fn address<A: Words>(endpoint: &Endpoint<A>) -> SocketAddr {
+    (endpoint.addr.ip(), u16::from_be(endpoint.port)).into()
 }
 
-fn words6(address: Ipv6Addr) -> [u32; 4] {
-    let bits = address.to_bits();
-    [96, 64, 32, 0].map(|shift| ((bits >> shift) as u32).to_be())
+fn endpoint<A: Words>(address: &SocketAddr) -> Endpoint<A> {
+    Endpoint { addr: A::of(address.ip()), port: address.port().to_be(), flags: 0, pad: A::Pad::default() }
 }
 
-fn ipv6(words: [u32; 4]) -> Ipv6Addr {
-    Ipv6Addr::from_bits(words.iter().fold(0, |bits, word| bits << 32 | u128::from(u32::from_be(*word))))
-}
-
-fn address4(backend: &Backend4) -> SocketAddr {
-    (Ipv4Addr::from_bits(u32::from_be(backend.addr)), u16::from_be(backend.port)).into()
-}
-
-fn address6(backend: &Backend6) -> SocketAddr {
-    (ipv6(backend.addr), u16::from_be(backend.port)).into()
-}
-
-fn backend4(address: &SocketAddr) -> Backend4 {
-    let IpAddr::V4(ip) = address.ip() else { return Backend4::default() };
-    Backend4 { addr: words4(ip), port: address.port().to_be(), flags: 0 }
-}
-
-fn backend6(address: &SocketAddr) -> Backend6 {
-    let IpAddr::V6(ip) = address.ip() else { return Backend6::default() };
-    Backend6 { addr: words6(ip), port: address.port().to_be(), flags: 0, pad: 0 }
-}
-
-fn number(protocol: Protocol) -> u8 {
-    match protocol {
+fn key<A: Words>(frontend: &Frontend) -> ServiceKey<A> {
+    let (addr, scope) = match frontend.address {
+        Some(address) => (A::of(address), scope::ADDRESS),
+        None => (A::default(), scope::NODE_PORT),
+    };
+    let proto = match frontend.protocol {
         Protocol::Tcp => proto::TCP,
         Protocol::Udp => proto::UDP,
-    }
-}
-
-fn protocol(number: u8) -> Option<Protocol> {
-    match number {
-        proto::TCP => Some(Protocol::Tcp),
-        proto::UDP => Some(Protocol::Udp),
-        _ => None,
-    }
-}
-
-fn key4(frontend: &Frontend) -> ServiceKey4 {
-    let (addr, scope) = match frontend.address {
-        Some(IpAddr::V4(address)) => (words4(address), scope::ADDRESS),
-        _ => (0, scope::NODE_PORT),
     };
-    ServiceKey4 { addr, port: frontend.port.to_be(), proto: number(frontend.protocol), scope }
+    ServiceKey { addr, port: frontend.port.to_be(), proto, scope, pad: A::Pad::default() }
 }
 
-fn key6(frontend: &Frontend) -> ServiceKey6 {
-    let (addr, scope) = match frontend.address {
-        Some(IpAddr::V6(address)) => (words6(address), scope::ADDRESS),
-        _ => ([0; 4], scope::NODE_PORT),
+fn frontend<A: Words>(key: &ServiceKey<A>) -> Option<Frontend> {
+    let address = (key.scope == scope::ADDRESS).then(|| key.addr.ip());
+    let protocol = match key.proto {
+        proto::TCP => Protocol::Tcp,
+        proto::UDP => Protocol::Udp,
+        _ => return None,
     };
-    ServiceKey6 { addr, port: frontend.port.to_be(), proto: number(frontend.protocol), scope, pad: 0 }
-}
-
-fn frontend4(key: &ServiceKey4) -> Option<Frontend> {
-    let address = IpAddr::V4(Ipv4Addr::from_bits(u32::from_be(key.addr)));
-    let address = (key.scope == scope::ADDRESS).then_some(address);
-    Some(Frontend { family: Family::V4, address, port: u16::from_be(key.port), protocol: protocol(key.proto)? })
-}
-
-fn frontend6(key: &ServiceKey6) -> Option<Frontend> {
-    let address = (key.scope == scope::ADDRESS).then_some(IpAddr::V6(ipv6(key.addr)));
-    Some(Frontend { family: Family::V6, address, port: u16::from_be(key.port), protocol: protocol(key.proto)? })
+    Some(Frontend { family: A::FAMILY, address, port: u16::from_be(key.port), protocol })
 }
 
 #[cfg(test)]
@@ -322,21 +349,22 @@ mod tests {
     fn keys_and_backends_survive_the_maps() {
         for (address, port) in [(Some("10.96.0.1"), 443), (Some("fd00::1:2:3:4"), 53), (None, 30080)] {
             let address: Option<IpAddr> = address.map(|text| text.parse().unwrap());
-            let family = address.as_ref().map_or(Family::V4, crate::state::family_of);
+            let family = address.as_ref().map_or(Family::V4, family_of);
             for protocol in [Protocol::Tcp, Protocol::Udp] {
-                let frontend = Frontend { family, address, port, protocol };
+                let wanted = Frontend { family, address, port, protocol };
                 let back = match family {
-                    Family::V4 => frontend4(&key4(&frontend)),
-                    Family::V6 => frontend6(&key6(&frontend)),
+                    Family::V4 => frontend(&key::<V4>(&wanted)),
+                    Family::V6 => frontend(&key::<V6>(&wanted)),
                 };
-                assert_eq!(back, Some(frontend));
+                assert_eq!(back, Some(wanted));
             }
         }
         let at: SocketAddr = "10.244.0.7:8080".parse().unwrap();
-        assert_eq!(backend4(&at).addr.to_ne_bytes(), [10, 244, 0, 7]);
-        assert_eq!(backend4(&at).port.to_ne_bytes(), [0x1f, 0x90]);
-        assert_eq!(address4(&backend4(&at)), at);
+        let words = endpoint::<V4>(&at);
+        assert_eq!(words.addr.to_ne_bytes(), [10, 244, 0, 7]);
+        assert_eq!(words.port.to_ne_bytes(), [0x1f, 0x90]);
+        assert_eq!(address(&words), at);
         let at: SocketAddr = "[fd00:1:2:3::4]:80".parse().unwrap();
-        assert_eq!(address6(&backend6(&at)), at);
+        assert_eq!(address(&endpoint::<V6>(&at)), at);
     }
 }

@@ -1,23 +1,12 @@
 //! Asks the kernel for each attach type that the datapath uses, by loading the smallest program for it: `r0 = 1; exit`.
 #![expect(unsafe_code, reason = "aya probes program types, not attach types; bpf(2) has no safe wrapper")]
 
+use proxy::datapath::HOOKS;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
 const BPF_PROG_LOAD: libc::c_int = 5;
 const CGROUP_SOCK_ADDR: u32 = 18;
-
-/// The hooks of the service proxy with their numbers in `enum bpf_attach_type` (include/uapi/linux/bpf.h).
-const HOOKS: [(&str, u32); 8] = [
-    ("connect4", 10),
-    ("connect6", 11),
-    ("sendmsg4", 14),
-    ("sendmsg6", 15),
-    ("recvmsg4", 19),
-    ("recvmsg6", 20),
-    ("getpeername4", 29),
-    ("getpeername6", 30),
-];
 
 /// The head of `union bpf_attr` for BPF_PROG_LOAD.
 #[repr(C)]
