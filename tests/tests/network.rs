@@ -144,12 +144,14 @@ fn services_and_names() {
     peers(&cluster, &kubectl);
     println!("--- node ports");
     node_ports(&cluster, &kubectl);
+    println!("--- host ports");
+    host_ports(&cluster, &kubectl);
     println!("--- policies");
     policies(&kubectl);
     println!("--- restarts");
     restarts(&mut cluster, &kubectl);
     println!("--- endpoints that go");
-    endpoints_go(&kubectl);
+    endpoints_go(&cluster, &kubectl);
     println!("--- deletion");
     deletion(&cluster, &kubectl);
 }
@@ -273,10 +275,9 @@ fn node_ports(cluster: &Cluster, kubectl: &Kubectl) {
     eventually(kubectl, &format!("fetch http://{node}:{tcp}/"));
     // A process of the machine itself, with nothing of ours.
     for address in [node, "127.0.0.1"] {
-        let script = format!("exec 3<>/dev/tcp/{address}/{tcp} && printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && cat <&3");
-        assert!(host(cluster, &script).contains("\r\n\r\nweb-"), "TCP {address}");
-        let script = format!("exec 3<>/dev/udp/{address}/{udp} && echo hello >&3 && timeout 5 head -n 1 <&3");
-        let answer = host(cluster, &script);
+        let answer = said(cluster.host_command("bash"), &get(address, &tcp, "/"));
+        assert!(answer.contains("\r\n\r\nweb-"), "TCP {address}: {answer}");
+        let answer = said(cluster.host_command("bash"), &datagram(address, &udp));
         assert!(answer.starts_with("web-") && answer.ends_with("hello\n"), "UDP {address}: {answer}");
     }
     // A pod that is on the node's network, and one that is not.
@@ -292,10 +293,50 @@ fn node_ports(cluster: &Cluster, kubectl: &Kubectl) {
     assert!(error.contains(REFUSED), "in a pod, loopback is the pod's own: {error}");
 }
 
-fn host(cluster: &Cluster, script: &str) -> String {
-    let output = cluster.host_command("bash").args(["-c", script]).output().unwrap();
-    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
+/// Scripts for bash: a request over TCP, and one over UDP.
+fn get(address: &str, port: &str, path: &str) -> String {
+    format!("exec 3<>/dev/tcp/{address}/{port} && printf 'GET {path} HTTP/1.0\\r\\n\\r\\n' >&3 && cat <&3")
+}
+
+fn datagram(address: &str, port: &str) -> String {
+    format!("exec 3<>/dev/udp/{address}/{port} && echo hello >&3 && timeout 5 head -n 1 <&3")
+}
+
+/// What bash says; an error's words where it fails.
+fn said(mut bash: Command, script: &str) -> String {
+    let output = bash.args(["-c", script]).output().unwrap();
+    let text = if output.status.success() { output.stdout } else { output.stderr };
+    String::from_utf8_lossy(&text).into_owned()
+}
+
+/// Pods with one host port's number, at different addresses and protocols; a node's loopback is not a pod's.
+fn host_ports(cluster: &Cluster, kubectl: &Kubectl) {
+    let node = cluster.node_ip();
+    let host = || cluster.host_command("bash");
+    let outside = || cluster.outside().command("bash");
+    for (address, port, expected) in [
+        ("127.0.0.1", "54323", "alpha"),
+        (node, "54323", "ports"),
+        ("127.0.0.1", "54324", "ports"),
+        (node, "54324", "ports"),
+    ] {
+        let answer = said(host(), &get(address, port, "/"));
+        assert!(answer.contains(&format!("\r\n\r\n{expected}\n")), "{address}:{port} on the node: {answer}");
+        if address == node {
+            let answer = said(outside(), &get(address, port, "/"));
+            assert!(answer.contains(&format!("\r\n\r\n{expected}\n")), "{address}:{port} from outside: {answer}");
+            assert_eq!(fetch(kubectl, &[&format!("http://{address}:{port}/")]).unwrap(), format!("{expected}\n"));
+        } else {
+            let error = fetch(kubectl, &[&format!("http://{address}:{port}/")]).unwrap_err();
+            assert!(error.contains(REFUSED), "in a pod, loopback is the pod's own: {error}");
+        }
+    }
+    let answer = said(outside(), &get(node, "54324", "/peer"));
+    assert!(answer.ends_with(&format!("\r\n\r\n{OUTSIDE}\n")), "a pod sees who asks: {answer}");
+    for bash in [host(), outside()] {
+        let answer = said(bash, &datagram(node, "54323"));
+        assert!(answer.starts_with("alpha ") && answer.ends_with("hello\n"), "UDP: {answer}");
+    }
 }
 
 /// An EndpointSlice of Service `of`: address, conditions (ready, serving, terminating) and node of each endpoint.
@@ -401,9 +442,11 @@ fn restarts(cluster: &mut Cluster, kubectl: &Kubectl) {
         ] {
             assert!(holds_without_api(cluster, &id, condition), "while keelson is down: {condition}");
         }
-        assert_eq!(entries(cluster, &BTreeSet::from([web.clone()])).len(), 4, "the address and three node ports");
+        let count = entries(cluster, &BTreeSet::from([web.clone()])).len();
+        assert_eq!(count, 5, "the address, three node ports and a host port");
         cluster.start_server().unwrap();
         cluster.wait_ready().unwrap();
+        host_ports(cluster, kubectl);
         // The maps are compared, not filled again. The proxy says so a moment after the start.
         let said = (0..200).find_map(|_| {
             eventually(kubectl, "true");
@@ -429,7 +472,7 @@ fn restarts(cluster: &mut Cluster, kubectl: &Kubectl) {
     }
 }
 
-fn endpoints_go(kubectl: &Kubectl) {
+fn endpoints_go(cluster: &Cluster, kubectl: &Kubectl) {
     kubectl.run(&["scale", "deployment/web", "--replicas=1"]).unwrap();
     kubectl.wait("deployment/web", "jsonpath={.status.replicas}=1").unwrap();
     eventually(kubectl, "busybox sh -c '[ $(fetch http://web/ 40 | busybox sort -u | wc -l) = 1 ]'");
@@ -437,6 +480,12 @@ fn endpoints_go(kubectl: &Kubectl) {
     assert_eq!(left.len(), 1);
     // The pod that a client stayed with may be gone: it is led to another, at once.
     assert_eq!(answers(kubectl, "http://sticky/", 10), left);
+    kubectl.run(&["delete", "pod/ports"]).unwrap();
+    eventually(kubectl, &format!("! fetch http://{}:54324/", cluster.node_ip()));
+    // The rules follow; bounded by the number of tries.
+    let refused = (0..200)
+        .any(|_| said(cluster.outside().command("bash"), &get(cluster.node_ip(), "54324", "/")).contains(REFUSED));
+    assert!(refused, "the host port went with its pod");
     kubectl.run(&["scale", "deployment/web", "--replicas=0"]).unwrap();
     eventually(kubectl, "! fetch http://web/");
     assert!(fetch(kubectl, &["http://web/"]).unwrap_err().contains(REFUSED));

@@ -36,7 +36,7 @@ impl Cidr {
     /// for the node.
     pub fn pod_addresses(&self) -> Option<std::ops::RangeInclusive<u32>> {
         let IpAddr::V4(first) = self.address else { return None };
-        if self.length > 29 {
+        if self.length > 30 {
             return None;
         }
         let first = first.to_bits();
@@ -107,7 +107,8 @@ mod tests {
         let found = range("10.244.1.0/24").unwrap();
         assert_eq!(Ipv4Addr::from_bits(*found.start()).to_string(), "10.244.1.2");
         assert_eq!(Ipv4Addr::from_bits(*found.end()).to_string(), "10.244.1.254");
-        assert_eq!(range("10.244.1.0/30"), None);
+        assert_eq!(range("10.244.1.0/30").map(std::iter::Iterator::count), Some(1));
+        assert_eq!(range("10.244.1.0/31"), None);
         assert_eq!(range("fd00::/64"), None);
     }
 }

@@ -1,12 +1,14 @@
 //! Which pod has which address: a file that outlives the process, replaced whole at every change.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::cidr::Cidr;
+use crate::cni::PortMapping;
+use crate::nat::HostPorts;
 use crate::{NetworkError, files};
 
 /// An attachment of a container to the pod network.
@@ -19,6 +21,28 @@ pub(crate) struct Allocation {
     pub(crate) host_interface: String,
     /// `namespace/name`, for people.
     pub(crate) pod: String,
+    /// Ports of the node that lead to the pod.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) ports: Vec<PortMapping>,
+}
+
+impl Allocation {
+    /// The node's ports that lead here. A mapping of a protocol or address that there is not leads nowhere.
+    pub(crate) fn host_ports(&self) -> HostPorts {
+        let ports = self.ports.iter().filter(|port| port.host_port != 0).filter_map(|port| {
+            let protocol = match port.protocol.to_ascii_lowercase().as_str() {
+                "tcp" | "" => 6,
+                "udp" => 17,
+                "sctp" => 132,
+                _ => return None,
+            };
+            let ip = if port.host_ip.is_empty() { Ipv4Addr::UNSPECIFIED } else { port.host_ip.parse().ok()? };
+            let (at, to) =
+                (SocketAddr::from((ip, port.host_port)), SocketAddr::from((self.address, port.container_port)));
+            Some(((protocol, at), to))
+        });
+        ports.collect()
+    }
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -89,6 +113,11 @@ impl Ipam {
         self.content.allocations.values().map(|found| found.host_interface.clone()).collect()
     }
 
+    /// The host ports of all containers.
+    pub(crate) fn host_ports(&self) -> HostPorts {
+        self.content.allocations.values().flat_map(Allocation::host_ports).collect()
+    }
+
     /// What a container has.
     pub(crate) fn get(&self, container: &str, interface: &str) -> Option<&Allocation> {
         self.content.allocations.get(&key(container, interface))
@@ -101,6 +130,7 @@ impl Ipam {
         interface: &str,
         host_interface: String,
         pod: String,
+        ports: Vec<PortMapping>,
     ) -> Result<Allocation, IpamError> {
         if let Some(found) = self.get(container, interface) {
             return Ok(found.clone());
@@ -112,7 +142,7 @@ impl Ipam {
         let after = (last.saturating_add(1)).max(*addresses.start())..=*addresses.end();
         let address = after.chain(addresses).find(|address| !taken.contains(address));
         let address = Ipv4Addr::from_bits(address.ok_or(IpamError::Exhausted(range))?);
-        let allocation = Allocation { address, host_interface, pod };
+        let allocation = Allocation { address, host_interface, pod, ports };
         self.content.last = Some(address);
         self.content.allocations.insert(key(container, interface), allocation.clone());
         if let Err(error) = self.save() {
@@ -147,8 +177,14 @@ mod tests {
         ipam
     }
 
+    fn port(protocol: &str, host_ip: &str) -> PortMapping {
+        PortMapping { host_port: 53, container_port: 5353, protocol: protocol.into(), host_ip: host_ip.into() }
+    }
+
     fn take(ipam: &mut Ipam, container: &str) -> Result<String, IpamError> {
-        let found = ipam.allocate(container, "eth0", format!("keel{container}"), "default/x".into())?;
+        let (link, ports) =
+            (format!("keel{container}"), vec![port("UDP", ""), port("tcp", "127.0.0.1"), port("x", "")]);
+        let found = ipam.allocate(container, "eth0", link, "default/x".into(), ports)?;
         Ok(found.address.to_string())
     }
 
@@ -165,6 +201,11 @@ mod tests {
         drop(ipam);
         let mut ipam = open(&directory);
         assert_eq!(take(&mut ipam, "b").unwrap(), "10.244.1.3", "a restart forgets nothing");
+        let ports = ipam.get("b", "eth0").unwrap().host_ports();
+        let to = "10.244.1.3:5353".parse().unwrap();
+        let expected =
+            [(17, "0.0.0.0:53"), (6, "127.0.0.1:53")].map(|(number, at)| ((number, at.parse().unwrap()), to));
+        assert_eq!(ports, HostPorts::from(expected));
         assert_eq!(take(&mut ipam, "d").unwrap(), "10.244.1.5");
         assert_eq!(take(&mut ipam, "e").unwrap(), "10.244.1.6");
         assert_eq!(take(&mut ipam, "f").unwrap(), "10.244.1.2");

@@ -12,7 +12,7 @@ use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec};
 
 use crate::cni::{Command, Request, Response, Server};
 use crate::ipam::Ipam;
-use crate::{links, masquerade, netns, routes};
+use crate::{links, nat, netns, routes};
 
 const NODE_IP: Ipv4Addr = Ipv4Addr::new(192, 168, 99, 1);
 
@@ -59,7 +59,14 @@ fn within<T: Send + 'static>(pod: &File, work: impl FnOnce() -> T + Send + 'stat
 
 fn request(command: Command, container: &str, pod: Option<&File>) -> Request {
     let netns = pod.map(|pod| format!("/proc/self/fd/{}", pod.as_raw_fd())).unwrap_or_default();
-    Request { command, container: container.into(), netns, interface: "eth0".into(), pod: "test/pod".into() }
+    Request {
+        command,
+        container: container.into(),
+        netns,
+        interface: "eth0".into(),
+        pod: "test/pod".into(),
+        ports: Vec::new(),
+    }
 }
 
 async fn server(handle: &Handle, directory: &tempfile::TempDir) -> std::sync::Arc<Server> {
@@ -198,12 +205,14 @@ fn routes_and_rules_are_replaced_whole() {
         assert_eq!(count(), 0);
         let rules = |nodes: &[Ipv4Addr]| {
             let (pods, cluster) = ("10.244.1.0/24".parse().unwrap(), "10.244.0.0/16".parse().unwrap());
-            masquerade::script(&pods, &cluster, &nodes.iter().copied().collect())
+            let port = |protocol, at: &str| ((protocol, at.parse().unwrap()), "10.244.1.2:80".parse().unwrap());
+            let ports = [port(6, "0.0.0.0:8080"), port(132, "0.0.0.0:8080"), port(17, "192.168.99.1:53")].into();
+            nat::script(&pods, &cluster, &nodes.iter().copied().collect(), &ports)
         };
-        masquerade::apply(&rules(&[])).await.unwrap();
-        masquerade::apply(&rules(&[NODE_IP])).await.unwrap();
-        masquerade::remove().await.unwrap();
-        masquerade::remove().await.unwrap();
-        assert!(masquerade::apply("nonsense").await.is_err());
+        nat::apply(&rules(&[])).await.unwrap();
+        nat::apply(&rules(&[NODE_IP])).await.unwrap();
+        nat::remove().await.unwrap();
+        nat::remove().await.unwrap();
+        assert!(nat::apply("nonsense").await.is_err());
     });
 }

@@ -2,7 +2,7 @@
 //!
 //! - [`cni`]: what the runtime calls, and the node's side of it.
 //! - `ipam`, `links`, `netns`: addresses and links of pods.
-//! - `routes`, `masquerade`: the ways to other nodes' pods and to the outside.
+//! - `routes`, `nat`: the ways to other nodes' pods, to the outside and back in.
 //! - [`dns`]: the DNS process and its supervisor.
 
 pub mod cidr;
@@ -11,13 +11,15 @@ pub mod dns;
 mod files;
 mod ipam;
 mod links;
-mod masquerade;
+mod nat;
 mod netns;
 mod nodes;
 mod routes;
 
 #[cfg(test)]
 mod kernel_tests;
+
+pub use nat::HostPorts;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -27,6 +29,7 @@ use std::time::Duration;
 use informer::kinds::Node;
 use informer::{Informer, ObjectKey};
 use rtnetlink::Handle;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -89,10 +92,10 @@ pub enum NetworkError {
         source: rtnetlink::Error,
     },
     /// The program `nft` could not be run.
-    #[error("cannot run nft, which masquerades what pods send to the outside; install the package nftables")]
+    #[error("cannot run nft, which translates between pods and the outside; install the package nftables")]
     NoNft(#[source] std::io::Error),
     /// `nft` refused the rules.
-    #[error("nft refused the masquerade rules: {0}")]
+    #[error("nft refused the rules between pods and the outside: {0}")]
     Nft(String),
     /// The zone of cluster DNS.
     #[error("cluster domain {0:?} is not a domain name: {1}")]
@@ -131,6 +134,7 @@ impl NetworkError {
 pub struct Network {
     nodes: Informer<Node>,
     node_name: String,
+    ports: watch::Receiver<HostPorts>,
 }
 
 /// How long after a failure the routes and rules are tried again, if nothing else happens.
@@ -159,11 +163,18 @@ impl Network {
         let server = cni::Server::new(handle.clone(), ipam, config.node_ip, mtu).await?;
         server.serve(&socket, tasks, shutdown.clone())?;
         let node_name = config.node_name.clone();
-        let keeper = Keeper { config, cluster, handle, server, nodes: nodes.clone(), applied: None };
+        let ports = server.host_ports();
+        let keeper =
+            Keeper { config, cluster, handle, server, nodes: nodes.clone(), ports: ports.clone(), applied: None };
         tasks.spawn(async move {
             shutdown.run_until_cancelled(keeper.run()).await;
         });
-        Ok(Self { nodes, node_name })
+        Ok(Self { nodes, node_name, ports })
+    }
+
+    /// The host ports of this node's pods, now and whenever they change.
+    pub fn host_ports(&self) -> watch::Receiver<HostPorts> {
+        self.ports.clone()
     }
 
     /// Waits until this node has a range for its pods; the runtime is told a moment later.
@@ -189,7 +200,7 @@ impl Network {
         connection.abort();
         routes?;
         cni::uninstall(data_dir)?;
-        match masquerade::remove().await {
+        match nat::remove().await {
             // Without nft there never was a rule.
             Err(NetworkError::NoNft(_)) | Ok(()) => Ok(()),
             Err(error) => Err(error),
@@ -220,6 +231,7 @@ struct Keeper {
     handle: Handle,
     server: Arc<cni::Server>,
     nodes: Informer<Node>,
+    ports: watch::Receiver<HostPorts>,
     /// What was applied last.
     applied: Option<(routes::Routes, String)>,
 }
@@ -231,11 +243,17 @@ impl Keeper {
         loop {
             changed.mark_unchanged();
             let result = self.apply().await;
+            let woken = async {
+                tokio::select! {
+                    woken = changed.changed() => woken,
+                    woken = self.ports.changed() => woken,
+                }
+            };
             let woken = match result {
-                Ok(()) => changed.changed().await,
+                Ok(()) => woken.await,
                 Err(error) => {
                     tracing::error!(error = &error as &dyn std::error::Error, "the pod network is not complete");
-                    tokio::time::timeout(RETRY, changed.changed()).await.unwrap_or(Ok(()))
+                    tokio::time::timeout(RETRY, woken).await.unwrap_or(Ok(()))
                 }
             };
             if woken.is_err() {
@@ -250,7 +268,8 @@ impl Keeper {
         let Some(range) = own.as_deref().and_then(nodes::range) else { return Ok(()) };
         let routes = routes::wanted(&all, &self.config.node_name);
         let addresses = all.iter().flat_map(|node| nodes::addresses(node)).chain([self.config.node_ip]);
-        let rules = masquerade::script(&range, &self.cluster, &masquerade::ipv4(addresses));
+        let ports = self.ports.borrow_and_update().clone();
+        let rules = nat::script(&range, &self.cluster, &nat::ipv4(addresses), &ports);
         if self.applied.as_ref() == Some(&(routes.clone(), rules.clone())) {
             return Ok(());
         }
@@ -258,8 +277,9 @@ impl Keeper {
         self.server.set_range(range);
         cni::publish(&self.config.data_dir)?;
         routes::apply(&self.handle, &routes).await?;
-        masquerade::apply(&rules).await?;
-        tracing::info!(pods = %range, routes = routes.len(), "the pod network is ready");
+        nat::apply(&rules).await?;
+        tracing::info!(pods = %range, routes = routes.len(), host_ports = ports.len(), "the pod network is ready");
+        self.server.host_ports_lead(ports);
         self.applied = Some((routes, rules));
         Ok(())
     }

@@ -19,7 +19,7 @@ use crate::datapath;
 use crate::dump::dump;
 use crate::kernel::Maps;
 use crate::reconcile::Reconciler;
-use crate::state::{Desired, Family, Frontend, Protocol, SetKey, Target};
+use crate::state::{self, Desired, Family, Frontend, HostPorts, Owner, Protocol, SetKey, Target};
 
 /// One test at a time: the whole process moves into the test's cgroup.
 static TURN: Mutex<()> = Mutex::new(());
@@ -60,7 +60,7 @@ impl Bench {
         let nodes = BTreeMap::from([("127.0.0.1".parse().unwrap(), abi::node_address::LOOPBACK)]);
         reconciler.apply_nodes(&nodes).unwrap();
         for service in services {
-            reconciler.apply(&ObjectKey::new("test", service.name), &service.desired()).unwrap();
+            reconciler.apply(&owner(service.name), &service.desired()).unwrap();
         }
         reconciler.finish_adoption().unwrap();
         if let Err(failure) = programs.attach(&self.cgroup) {
@@ -103,6 +103,10 @@ impl Service {
             frontends: BTreeMap::from([(frontend, Target { set, flags: 0, affinity: self.affinity })]),
         }
     }
+}
+
+fn owner(name: &str) -> Owner {
+    Owner::Service(ObjectKey::new("test", name))
 }
 
 fn service(
@@ -255,6 +259,51 @@ fn sockets_reach_services() {
 }
 
 #[test]
+fn host_ports_are_the_nodes_own() {
+    in_namespace(|| {
+        let bench = Bench::new();
+        let (any, one, own) =
+            (tcp_server("127.0.0.2:0", "any"), tcp_server("127.0.0.3:0", "one"), udp_server("127.0.0.4:0", "own"));
+        let (programs, mut reconciler) = bench.load();
+        let port = |protocol, at: &str, to| ((protocol, at.parse().unwrap()), to);
+        let ports = HostPorts::from([
+            port(6, "0.0.0.0:80", any),
+            port(6, "127.0.0.1:81", one),
+            port(6, "127.9.9.1:81", any),
+            port(17, "127.9.9.1:81", own),
+        ]);
+        // The node, itself and another.
+        let nodes = [
+            ("127.0.0.1", abi::node_address::LOOPBACK),
+            ("127.9.9.1", abi::node_address::LOCAL),
+            ("127.9.9.2", abi::node_address::REMOTE),
+        ];
+        let nodes = nodes.map(|(address, kind)| (address.parse().unwrap(), kind)).into();
+        reconciler.apply_nodes(&nodes).unwrap();
+        reconciler.apply(&Owner::HostPorts, &state::host_ports(&ports)).unwrap();
+        if let Err(failure) = programs.attach(&bench.cgroup) {
+            panic!("{:?}", failure.1);
+        }
+        let asks = || {
+            ["127.0.0.1:80", "127.9.9.1:80", "127.9.9.2:80", "127.0.0.1:81", "127.9.9.1:81"]
+                .map(|at| ask_tcp(at).map_or_else(|error| error.kind().to_string(), |(text, _)| text))
+        };
+        let refused = ErrorKind::ConnectionRefused.to_string();
+        assert_eq!(asks(), ["any", "any", &refused, "one", "any"], "on the node");
+        assert_eq!(ask_udp("0.0.0.0:0", "127.9.9.1:81").unwrap(), answer("own", "127.9.9.1:81"));
+        // The backends' addresses are there in the pod, too; its loopback is its own.
+        let pod = std::thread::spawn(move || {
+            enter_namespace();
+            let _servers = [tcp_server(&any.to_string(), "any"), tcp_server(&one.to_string(), "one")];
+            asks()
+        });
+        assert_eq!(pod.join().unwrap(), [&refused, "any", &refused, &refused, "any"], "in a pod");
+        reconciler.apply(&Owner::HostPorts, &Desired::default()).unwrap();
+        assert_eq!(ask_tcp("127.9.9.1:80").unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    });
+}
+
+#[test]
 fn backends_share_and_affinity_stays() {
     in_namespace(|| {
         let bench = Bench::new();
@@ -278,7 +327,7 @@ fn backends_share_and_affinity_stays() {
         let rest: Vec<_> =
             backends.iter().zip(["a", "b", "c"]).filter(|(_, name)| *name != first).map(|(at, _)| *at).collect();
         let (_programs, mut reconciler) = bench.load();
-        let key = ObjectKey::new("test", "sticky");
+        let key = owner("sticky");
         reconciler.apply(&key, &sticky(&backends).desired()).unwrap();
         reconciler.apply(&key, &sticky(&rest).desired()).unwrap();
         crate::sys::grace_period().unwrap();

@@ -1,5 +1,5 @@
-//! The service proxy: Services and EndpointSlices become entries in pinned eBPF maps, which programs at the socket
-//! hooks of a cgroup read. There is no userspace on the path of a connection, so translation goes on while this
+//! The service proxy: Services, EndpointSlices and pods' host ports become entries in pinned eBPF maps, which programs at
+//! the socket hooks of a cgroup read. There is no userspace on the path of a connection, so translation goes on while this
 //! process restarts.
 //!
 //! - [`state`]: a pure function from objects to the wanted entries.
@@ -24,8 +24,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use informer::Event;
 use informer::kinds::{Node, Traffic, service_of};
-use informer::{Event, ObjectKey};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -33,6 +33,7 @@ use tokio_util::task::TaskTracker;
 use crate::datapath::{DatapathError, Programs};
 use crate::kernel::Maps;
 use crate::reconcile::{ReconcileError, Reconciler};
+use crate::state::{HostPorts, Owner};
 
 /// What the proxy must know of its node.
 #[derive(Clone, Debug)]
@@ -69,10 +70,12 @@ const RETRY: Duration = Duration::from_secs(1);
 
 impl Proxy {
     /// Loads the programs, then keeps the maps as the cluster's Services and EndpointSlices say. Programs that an
-    /// earlier process left go on with its entries until the first reconciliation is done.
+    /// earlier process left go on with its entries until the first reconciliation is done. `ports` has the host ports of
+    /// this node's pods; it may be of a sender that is gone.
     pub async fn start(
         config: ProxyConfig,
         traffic: Traffic,
+        ports: watch::Receiver<HostPorts>,
         tasks: &TaskTracker,
         shutdown: CancellationToken,
     ) -> Result<Self, ProxyError> {
@@ -85,7 +88,7 @@ impl Proxy {
         let changes = Arc::new(Changes::default());
         let (report, synced) = watch::channel(false);
         subscribe(&changes, &traffic);
-        let worker = Worker { config, traffic, changes, reconciler: Some(reconciler), report };
+        let worker = Worker { config, traffic, ports, changes, reconciler: Some(reconciler), report };
         tasks.spawn(async move {
             shutdown.run_until_cancelled(worker.run(programs)).await;
         });
@@ -114,7 +117,7 @@ struct Changes {
 
 #[derive(Default)]
 struct Pending {
-    services: BTreeSet<ObjectKey>,
+    owners: BTreeSet<Owner>,
     nodes: bool,
 }
 
@@ -133,7 +136,7 @@ fn subscribe(changes: &Arc<Changes>, traffic: &Traffic) {
     let target = changes.clone();
     traffic.services.on_event(move |event| {
         let (Event::Upsert { new: object, .. } | Event::Delete(object)) = event;
-        target.add(|pending| pending.services.extend([object.metadata.key()]));
+        target.add(|pending| pending.owners.extend([Owner::Service(object.metadata.key())]));
     });
     let target = changes.clone();
     traffic.slices.on_event(move |event| {
@@ -143,7 +146,7 @@ fn subscribe(changes: &Arc<Changes>, traffic: &Traffic) {
             }
             Event::Delete(slice) => service_of(slice.as_ref()).into_iter().collect(),
         };
-        target.add(|pending| pending.services.extend(keys));
+        target.add(|pending| pending.owners.extend(keys.into_iter().map(Owner::Service)));
     });
     let target = changes.clone();
     traffic.nodes.on_event(move |_| target.add(|pending| pending.nodes = true));
@@ -152,6 +155,7 @@ fn subscribe(changes: &Arc<Changes>, traffic: &Traffic) {
 struct Worker {
     config: ProxyConfig,
     traffic: Traffic,
+    ports: watch::Receiver<HostPorts>,
     changes: Arc<Changes>,
     /// Taken while it works on a blocking thread.
     reconciler: Option<Reconciler<Maps>>,
@@ -166,27 +170,37 @@ impl Worker {
             let mut pending = self.changes.take();
             if programs.is_some() {
                 pending.nodes = true;
-                pending.services.extend(self.traffic.services.list().iter().map(|service| service.metadata.key()));
+                let services = self.traffic.services.list();
+                pending.owners.extend(services.iter().map(|service| Owner::Service(service.metadata.key())));
+                pending.owners.insert(Owner::HostPorts);
             }
             let failed = self.pass(pending, &mut programs).await;
             if programs.is_none() {
                 self.report.send_replace(true);
             }
-            if failed.services.is_empty() && !failed.nodes {
-                self.changes.wake.notified().await;
+            if failed.owners.is_empty() && !failed.nodes {
+                self.change().await;
             } else {
-                let _ = tokio::time::timeout(RETRY, self.changes.wake.notified()).await;
+                let _ = tokio::time::timeout(RETRY, self.change()).await;
                 self.changes.add(|pending| {
-                    pending.services.extend(failed.services);
+                    pending.owners.extend(failed.owners);
                     pending.nodes |= failed.nodes;
                 });
             }
         }
     }
 
+    /// Waits until something is to be done.
+    async fn change(&mut self) {
+        tokio::select! {
+            () = self.changes.wake.notified() => {}
+            Ok(()) = self.ports.changed() => self.changes.add(|pending| pending.owners.extend([Owner::HostPorts])),
+        }
+    }
+
     /// Puts the changes in the maps; the first time, attaches the programs after that. Returns what failed.
     async fn pass(&mut self, pending: Pending, programs: &mut Option<Programs>) -> Pending {
-        let wanted: Vec<_> = pending.services.into_iter().map(|key| (self.desired(&key), key)).collect();
+        let wanted: Vec<_> = pending.owners.into_iter().map(|owner| (self.desired(&owner), owner)).collect();
         let addresses = pending.nodes.then(|| self.node_addresses());
         let Some(mut reconciler) = self.reconciler.take() else { return Pending::default() };
         let loaded = programs.take();
@@ -197,12 +211,12 @@ impl Worker {
                 tracing::error!(error = &error as &dyn std::error::Error, "node addresses are not in the maps");
                 failed.nodes = true;
             }
-            for (desired, key) in wanted {
-                match reconciler.apply(&key, &desired) {
-                    Ok(freed) => failed.services.extend(freed),
+            for (desired, owner) in wanted {
+                match reconciler.apply(&owner, &desired) {
+                    Ok(freed) => failed.owners.extend(freed),
                     Err(error) => {
-                        tracing::error!(service = %key, error = &error as &dyn std::error::Error, "Service is not in the maps");
-                        failed.services.insert(key);
+                        tracing::error!(%owner, error = &error as &dyn std::error::Error, "entries are not in the maps");
+                        failed.owners.insert(owner);
                     }
                 }
             }
@@ -216,7 +230,11 @@ impl Worker {
         failed
     }
 
-    fn desired(&self, key: &ObjectKey) -> state::Desired {
+    fn desired(&self, owner: &Owner) -> state::Desired {
+        let key = match owner {
+            Owner::Service(key) => key,
+            Owner::HostPorts => return state::host_ports(&self.ports.borrow()),
+        };
         let slices = self.traffic.slices_of(key);
         let service = self.traffic.services.get(key);
         service.map(|service| state::desired(&service, &slices, &self.config.node_name)).unwrap_or_default()
@@ -240,8 +258,8 @@ fn finish_start(
     }
     match programs.attach(cgroup) {
         Ok(()) => {
-            let services = reconciler.known().len();
-            tracing::info!(services, writes = reconciler.writes(), cgroup = %cgroup.display(), "Services are translated");
+            let owners = reconciler.known().len();
+            tracing::info!(owners, writes = reconciler.writes(), cgroup = %cgroup.display(), "Services are translated");
             None
         }
         Err(failure) => {

@@ -7,13 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
-use informer::ObjectKey;
-
 use crate::extents::Extents;
 use crate::kernel::{Kernel, KernelError};
-use crate::state::{Desired, Family, Frontend, Protocol, SetKey};
+use crate::state::{Desired, Family, Frontend, Owner, Protocol, SetKey};
 
-/// Why a Service could not be put in the maps.
+/// Why entries could not be put in the maps.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
     /// A system call failed.
@@ -53,7 +51,7 @@ struct Retired {
     ports: Vec<u16>,
 }
 
-/// One Service as it is in the kernel.
+/// What one owner has in the kernel.
 #[derive(Debug, Default)]
 struct Applied {
     sets: BTreeMap<SetKey, Extent>,
@@ -67,10 +65,10 @@ pub(crate) struct Reconciler<K> {
     entries: HashMap<Frontend, abi::Service>,
     /// Extents that were in the kernel at start and are not adopted yet, by family and base.
     orphans: HashMap<(Family, u32), Vec<SocketAddr>>,
-    services: HashMap<ObjectKey, Applied>,
-    owners: HashMap<Frontend, ObjectKey>,
-    /// Services that want a frontend which another has.
-    rivals: HashMap<Frontend, BTreeSet<ObjectKey>>,
+    services: HashMap<Owner, Applied>,
+    owners: HashMap<Frontend, Owner>,
+    /// Those that want a frontend which another has.
+    rivals: HashMap<Frontend, BTreeSet<Owner>>,
     free: BTreeMap<Family, Extents>,
     nodes: BTreeMap<IpAddr, u32>,
     next_set: u32,
@@ -120,13 +118,13 @@ impl<K: Kernel> Reconciler<K> {
         self.writes
     }
 
-    /// Every Service that has something in the kernel, or wants a frontend that another has.
-    pub(crate) fn known(&self) -> Vec<ObjectKey> {
+    /// Whoever has something in the kernel, or wants a frontend that another has.
+    pub(crate) fn known(&self) -> Vec<Owner> {
         self.services.keys().cloned().collect()
     }
 
-    /// Makes one Service so. Returns Services whose wishes can be fulfilled now.
-    pub(crate) fn apply(&mut self, key: &ObjectKey, desired: &Desired) -> Result<BTreeSet<ObjectKey>, ReconcileError> {
+    /// Makes one owner's entries so. Returns those whose wishes can be fulfilled now.
+    pub(crate) fn apply(&mut self, key: &Owner, desired: &Desired) -> Result<BTreeSet<Owner>, ReconcileError> {
         let mut before = self.services.remove(key).unwrap_or_default();
         let mut after = Applied::default();
         let result = self.apply_parts(key, desired, &mut before, &mut after);
@@ -145,11 +143,11 @@ impl<K: Kernel> Reconciler<K> {
 
     fn apply_parts(
         &mut self,
-        key: &ObjectKey,
+        key: &Owner,
         desired: &Desired,
         before: &mut Applied,
         after: &mut Applied,
-    ) -> Result<BTreeSet<ObjectKey>, ReconcileError> {
+    ) -> Result<BTreeSet<Owner>, ReconcileError> {
         for (set, backends) in &desired.sets {
             let extent = self.place(desired, set, backends, before)?;
             after.sets.insert(set.clone(), extent);
@@ -157,7 +155,7 @@ impl<K: Kernel> Reconciler<K> {
         for (frontend, target) in &desired.frontends {
             let owner = self.owners.entry(*frontend).or_insert_with(|| key.clone());
             if owner != key {
-                tracing::warn!(service = %key, %owner, ?frontend, "another Service has this address and port already");
+                tracing::warn!(wanted_by = %key, %owner, ?frontend, "an address and port has another owner already");
                 self.rivals.entry(*frontend).or_default().insert(key.clone());
                 continue;
             }
@@ -266,7 +264,7 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
-    /// After the first pass over every Service: what the kernel has and nobody wanted goes.
+    /// After the first pass over every owner: what the kernel has and nobody wanted goes.
     pub(crate) fn finish_adoption(&mut self) -> Result<(), ReconcileError> {
         self.adopting = false;
         let unwanted: Vec<_> =

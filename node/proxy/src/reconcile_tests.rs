@@ -1,5 +1,7 @@
 //! The reconciler against maps that are plain collections.
 
+use informer::ObjectKey;
+
 use super::*;
 use crate::state::Target;
 
@@ -88,8 +90,8 @@ fn tcp(port: u16, backends: &[u8]) -> Desired {
     wanted(Protocol::Tcp, port, backends, 0)
 }
 
-fn key(name: &str) -> ObjectKey {
-    ObjectKey::new("default", name)
+fn key(name: &str) -> Owner {
+    Owner::Service(ObjectKey::new("default", name))
 }
 
 fn started(fake: &Fake) -> Reconciler<Fake> {

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use abi::service_flag;
+use informer::ObjectKey;
 use informer::kinds::{Endpoint, EndpointSlice, Service, ServicePort};
 
 /// A Service with this label belongs to another proxy.
@@ -60,6 +61,24 @@ pub struct SetKey {
     pub local: bool,
 }
 
+/// Who has entries in the maps.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Owner {
+    /// A Service.
+    Service(ObjectKey),
+    /// The host ports of this node's pods.
+    HostPorts,
+}
+
+impl std::fmt::Display for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Service(key) => write!(f, "Service {key}"),
+            Self::HostPorts => f.write_str("host ports of pods"),
+        }
+    }
+}
+
 /// What a frontend leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -71,13 +90,35 @@ pub struct Target {
     pub affinity: u32,
 }
 
-/// Everything the maps should say of one Service.
+/// Everything the maps should say of one owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     /// Backends in ascending order.
     pub sets: BTreeMap<SetKey, Vec<SocketAddr>>,
     /// Frontends.
     pub frontends: BTreeMap<Frontend, Target>,
+}
+
+/// Pods' ports on this node: protocol (IANA's number) and address, unspecified for every one of the node's → the pod.
+pub type HostPorts = BTreeMap<(u8, SocketAddr), SocketAddr>;
+
+/// What the maps should say of host ports. What no program translates, as SCTP, is left out.
+pub fn host_ports(ports: &HostPorts) -> Desired {
+    let mut wanted = Desired::default();
+    for ((number, at), pod) in ports {
+        let protocol = match *number {
+            abi::proto::TCP => Protocol::Tcp,
+            abi::proto::UDP => Protocol::Udp,
+            _ => continue,
+        };
+        let family = family_of(&pod.ip());
+        let set = SetKey { family, port: pod.to_string(), protocol, local: true };
+        wanted.sets.insert(set.clone(), vec![*pod]);
+        let address = (!at.ip().is_unspecified()).then(|| at.ip());
+        let target = Target { set, flags: service_flag::HOST_PORT, affinity: 0 };
+        wanted.frontends.insert(Frontend { family, address, port: at.port(), protocol }, target);
+    }
+    wanted
 }
 
 /// Computes what the maps should say.
@@ -233,7 +274,7 @@ mod tests {
         let line = |(front, target): (&Frontend, &Target)| {
             let address = front.address.map_or("node".to_owned(), |address| address.to_string());
             let backends: Vec<_> = wanted.sets[&target.set].iter().map(ToString::to_string).collect();
-            let flags = if target.flags == 0 { "" } else { " external-local" };
+            let flags = ["", " external-local", " host-port"][usize::from(target.flags)];
             let affinity = if target.affinity == 0 { String::new() } else { format!(" {}s", target.affinity) };
             format!("{:?} {address}:{}{flags}{affinity} -> {}", front.protocol, front.port, backends.join(" "))
         };
@@ -243,6 +284,24 @@ mod tests {
     fn check(name: &str, spec: Value, endpoints: Value, expected: &[&str]) {
         let wanted = desired(&service(spec), &[slice(endpoints)], "here");
         assert_eq!(render(&wanted), expected, "{name}");
+    }
+
+    #[test]
+    fn ports_of_the_node() {
+        let port = |number, at: &str, pod: &str| ((number, at.parse().unwrap()), pod.parse().unwrap());
+        let wanted = host_ports(&HostPorts::from([
+            port(6, "0.0.0.0:80", "10.0.0.1:8080"),
+            port(17, "127.0.0.1:80", "10.0.0.1:8080"),
+            port(6, "192.0.2.1:81", "10.0.0.1:8080"),
+            port(132, "0.0.0.0:82", "10.0.0.1:8080"),
+        ]));
+        let expected = [
+            "Tcp node:80 host-port -> 10.0.0.1:8080",
+            "Udp 127.0.0.1:80 host-port -> 10.0.0.1:8080",
+            "Tcp 192.0.2.1:81 host-port -> 10.0.0.1:8080",
+        ];
+        assert_eq!(render(&wanted), expected);
+        assert_eq!(wanted.sets.len(), 2);
     }
 
     fn two() -> Value {

@@ -13,6 +13,7 @@ use kubelet::{Kubelet, KubeletConfig};
 use network::{Network, NetworkConfig, dns};
 use proxy::{Proxy, ProxyConfig};
 use std::path::{Path, PathBuf};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -117,13 +118,15 @@ async fn start_network(
     let proxy_client = server.client("system:kube-proxy", &["system:authenticated"]);
     let dns_client = server.client("system:keelson:cluster-dns", &["system:authenticated"]);
     let traffic = Traffic::start(&proxy_client, tasks, shutdown);
+    let mut ports = watch::channel(network::HostPorts::new()).1;
     if settings.enabled(Component::Network) {
-        Network::start(network_config(settings), traffic.nodes.clone(), tasks, shutdown.clone())
+        let network = Network::start(network_config(settings), traffic.nodes.clone(), tasks, shutdown.clone())
             .await
             .context("the pod network cannot start")?;
+        ports = network.host_ports();
     }
     if settings.enabled(Component::Proxy) {
-        Proxy::start(proxy_config(settings)?, traffic.clone(), tasks, shutdown.clone())
+        Proxy::start(proxy_config(settings)?, traffic.clone(), ports, tasks, shutdown.clone())
             .await
             .context("the service proxy cannot start")?;
     }

@@ -39,7 +39,7 @@ pub(crate) fn publish(data_dir: &Path) -> Result<(), NetworkError> {
     let content = json!({
         "cniVersion": CNI_VERSION,
         "name": "keelson",
-        "plugins": [{"type": PLUGIN, "socket": socket(data_dir)}],
+        "plugins": [{"type": PLUGIN, "socket": socket(data_dir), "capabilities": {"portMappings": true}}],
     });
     let path = conflist(data_dir);
     let text = format!("{content:#}\n");

@@ -11,6 +11,7 @@ mod server;
 pub use plugin::{is_plugin, plugin_main};
 
 pub(crate) use install::{install, publish, uninstall};
+pub(crate) use protocol::PortMapping;
 pub(crate) use server::Server;
 
 #[cfg(test)]

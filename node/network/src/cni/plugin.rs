@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::install::{LOOPBACK, PLUGIN};
-use super::protocol::{Attachment, CniError, Command, Request, Response, code};
+use super::protocol::{Attachment, CniError, Command, PortMapping, Request, Response, code};
 use crate::links;
 
 /// Versions of the specification that the plugin speaks.
@@ -59,7 +59,15 @@ struct Config {
     #[serde(rename = "type")]
     kind: String,
     socket: Option<PathBuf>,
-    prev_result: Option<Value>,
+    /// A [`RuntimeConfig`], understood only where it is needed: nothing in it may keep a pod from being taken down.
+    runtime_config: Value,
+}
+
+/// What the runtime adds for the capabilities that the list declares.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct RuntimeConfig {
+    port_mappings: Vec<PortMapping>,
 }
 
 /// Carries the command out; gives what to print, or an error and the version to tell it in.
@@ -107,12 +115,17 @@ fn checked(
         }
         Ok(value)
     };
+    let ports = match command {
+        Command::Add => port_mappings(&config.runtime_config)?,
+        Command::Del | Command::Check => Vec::new(),
+    };
     let request = Request {
         command,
         container: required("CNI_CONTAINERID", true)?,
         netns: required("CNI_NETNS", command != Command::Del)?,
         interface: required("CNI_IFNAME", true)?,
         pod: pod_name(&environment("CNI_ARGS")),
+        ports,
     };
     if loopback {
         return run_loopback(&request, version);
@@ -129,6 +142,12 @@ fn checked(
         Response::Done => Ok(String::new()),
         Response::Failed(error) => Err(error),
     }
+}
+
+fn port_mappings(runtime_config: &Value) -> Result<Vec<PortMapping>, CniError> {
+    let config = Option::<RuntimeConfig>::deserialize(runtime_config);
+    let config = config.map_err(|error| CniError::new(code::INVALID_CONFIG, "invalid runtimeConfig", error))?;
+    Ok(config.unwrap_or_default().port_mappings)
 }
 
 /// `namespace/name` out of `K8S_POD_NAMESPACE=…;K8S_POD_NAME=…`.
@@ -225,6 +244,13 @@ mod tests {
             ("no node", good.to_vec(), config, code::TRY_AGAIN),
             ("no JSON", good.to_vec(), "{", code::DECODE),
             ("no socket", good.to_vec(), r#"{"cniVersion":"1.0.0"}"#, code::INVALID_CONFIG),
+            ("no port", good.to_vec(), r#"{"runtimeConfig":{"portMappings":[{}]}}"#, code::INVALID_CONFIG),
+            (
+                "no node to take down",
+                with("CNI_COMMAND", "DEL"),
+                r#"{"socket":"/nowhere","runtimeConfig":{"portMappings":[{}]}}"#,
+                code::TRY_AGAIN,
+            ),
             ("newer version", good.to_vec(), r#"{"cniVersion":"9.0.0"}"#, code::INCOMPATIBLE_VERSION),
             ("unknown command", with("CNI_COMMAND", "FROB"), config, code::INVALID_ENVIRONMENT),
             ("no container", with("CNI_CONTAINERID", ""), config, code::INVALID_ENVIRONMENT),
@@ -253,6 +279,7 @@ mod tests {
             netns: "/run/netns/x".into(),
             interface: "eth0".into(),
             pod: pod_name("IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web-1"),
+            ports: Vec::new(),
         };
         assert_eq!(request.pod, "shop/web-1");
         let new = result(&attachment, &request, "1.0.0");

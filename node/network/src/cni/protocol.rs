@@ -37,6 +37,25 @@ pub(crate) struct Request {
     pub(crate) interface: String,
     /// `namespace/name` out of `CNI_ARGS`, for people.
     pub(crate) pod: String,
+    /// The runtime's `portMappings`.
+    #[serde(default)]
+    pub(crate) ports: Vec<PortMapping>,
+}
+
+/// A port of the node that leads to the pod, as the runtime tells it by the capability `portMappings`. (Go reads names in
+/// any case, and containerd writes them as Go's fields.)
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PortMapping {
+    #[serde(alias = "HostPort")]
+    pub(crate) host_port: u16,
+    #[serde(alias = "ContainerPort")]
+    pub(crate) container_port: u16,
+    #[serde(alias = "Protocol")]
+    pub(crate) protocol: String,
+    /// Absent or empty for every address of the node.
+    #[serde(default, rename = "hostIP", alias = "HostIP")]
+    pub(crate) host_ip: String,
 }
 
 /// What a container got.
@@ -74,4 +93,21 @@ pub(crate) enum Response {
     Attached(Attachment),
     Done,
     Failed(CniError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn port_mappings_as_runtimes_write_them() {
+        let expected =
+            PortMapping { host_port: 53, container_port: 5353, protocol: "udp".into(), host_ip: "127.0.0.1".into() };
+        for text in [
+            r#"{"HostPort": 53, "ContainerPort": 5353, "Protocol": "udp", "HostIP": "127.0.0.1"}"#,
+            r#"{"hostPort": 53, "containerPort": 5353, "protocol": "udp", "hostIP": "127.0.0.1"}"#,
+        ] {
+            assert_eq!(serde_json::from_str::<PortMapping>(text).unwrap(), expected, "{text}");
+        }
+    }
 }

@@ -9,20 +9,23 @@ use std::time::Duration;
 use rtnetlink::Handle;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::protocol::{Attachment, CniError, Command, Request, Response, code};
 use crate::cidr::Cidr;
-use crate::ipam::{Allocation, Ipam, IpamError};
+use crate::ipam::{Ipam, IpamError};
 use crate::links::{self, LinkError, PodLink};
+use crate::nat::HostPorts;
 use crate::{NetworkError, files};
 
 const MAX_REQUEST: u64 = 1 << 20;
 const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
 /// Requests carried out at once; more wait.
 const PARALLEL: usize = 16;
+/// How long a pod waits for its host ports before its runtime is told to try again.
+const PORTS_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What requests need; cheap to share.
 pub(crate) struct Server {
@@ -31,6 +34,10 @@ pub(crate) struct Server {
     node_ip: IpAddr,
     mtu: Option<u32>,
     slots: Semaphore,
+    /// Host ports of the pods that are there.
+    ports: watch::Sender<HostPorts>,
+    /// Those that lead to their pods by now.
+    led: watch::Sender<HostPorts>,
 }
 
 impl Server {
@@ -54,7 +61,20 @@ impl Server {
             tracing::info!(link = stray, "deleting a pod's link that no container has");
             links::delete(&handle, &stray).await.map_err(|error| NetworkError::link(&error))?;
         }
-        Ok(Arc::new(Self { handle, ipam: Mutex::new(ipam), node_ip, mtu, slots: Semaphore::new(PARALLEL) }))
+        let (ports, _) = watch::channel(ipam.host_ports());
+        let (led, _) = watch::channel(HostPorts::new());
+        let slots = Semaphore::new(PARALLEL);
+        Ok(Arc::new(Self { handle, ipam: Mutex::new(ipam), node_ip, mtu, slots, ports, led }))
+    }
+
+    /// The host ports that pods have, now and whenever they change.
+    pub(crate) fn host_ports(&self) -> watch::Receiver<HostPorts> {
+        self.ports.subscribe()
+    }
+
+    /// Takes notice that these host ports lead to their pods.
+    pub(crate) fn host_ports_lead(&self, ports: HostPorts) {
+        self.led.send_replace(ports);
     }
 
     /// Sets the range of the node's pods.
@@ -131,14 +151,18 @@ impl Server {
     async fn add(&self, request: &Request) -> Result<Response, CniError> {
         let namespace = open(&request.netns)?;
         let link = PodLink::of(&request.container, &request.interface);
-        let Allocation { address, .. } = self
-            .ipam()
-            .allocate(&request.container, &request.interface, link.host_interface.clone(), request.pod.clone())
-            .map_err(|error| no_address(&error))?;
+        let (name, pod, ports) = (link.host_interface.clone(), request.pod.clone(), request.ports.clone());
+        let allocated = self.ipam().allocate(&request.container, &request.interface, name, pod, ports);
+        let allocation = allocated.map_err(|error| no_address(&error))?;
+        let address = allocation.address;
         let made = links::attach(&self.handle, namespace, &link, address, self.node_ip, self.mtu).await;
+        let made = match made {
+            Ok(()) => self.lead(allocation.host_ports()).await,
+            Err(error) => Err(CniError::new(code::NETWORK, "cannot make the pod's link", error)),
+        };
         if let Err(error) = made {
             self.undo(&link, request).await;
-            return Err(CniError::new(code::NETWORK, "cannot make the pod's link", error));
+            return Err(error);
         }
         Ok(Response::Attached(Attachment {
             host_interface: link.host_interface,
@@ -150,6 +174,32 @@ impl Server {
         }))
     }
 
+    /// Waits until the host ports of a new pod lead to it.
+    async fn lead(&self, own: HostPorts) -> Result<(), CniError> {
+        if own.is_empty() {
+            return Ok(());
+        }
+        self.publish_ports();
+        let mut led = self.led.subscribe();
+        let all = |led: &HostPorts| own.iter().all(|(port, to)| led.get(port) == Some(to));
+        match tokio::time::timeout(PORTS_PATIENCE, led.wait_for(all)).await {
+            Ok(_) => Ok(()),
+            Err(_) => {
+                let why = format!("after {PORTS_PATIENCE:?} they do not lead to the pod; keelson's log says why");
+                Err(CniError::new(code::TRY_AGAIN, "the pod's host ports are not ready", why))
+            }
+        }
+    }
+
+    fn publish_ports(&self) {
+        let now = self.ipam().host_ports();
+        self.ports.send_if_modified(|ports| {
+            let changed = *ports != now;
+            *ports = now;
+            changed
+        });
+    }
+
     async fn undo(&self, link: &PodLink, request: &Request) {
         if let Err(error) = links::delete(&self.handle, &link.host_interface).await {
             tracing::warn!(%error, link = link.host_interface, "a half-made link is left");
@@ -158,6 +208,7 @@ impl Server {
         if let Err(error) = self.ipam().release(&request.container, &request.interface) {
             tracing::warn!(error = &error as &dyn std::error::Error, "an address is left allocated");
         }
+        self.publish_ports();
     }
 
     async fn del(&self, request: &Request) -> Result<Response, CniError> {
@@ -170,6 +221,7 @@ impl Server {
         let deleted = links::delete(&self.handle, &name).await;
         deleted.map_err(|error| CniError::new(code::NETWORK, "cannot delete the pod's link", error))?;
         let released = self.ipam().release(&request.container, &request.interface);
+        self.publish_ports();
         released.map_err(|error| CniError::new(code::IO, "cannot release the pod's address", chain(&error)))?;
         Ok(Response::Done)
     }
