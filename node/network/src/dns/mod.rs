@@ -65,11 +65,14 @@ impl DnsConfig {
         serde_json::from_slice(&bytes).map_err(|source| NetworkError::Malformed { path: path.to_owned(), source })
     }
 
+    fn own_ranges(&self) -> Result<Vec<Cidr>, NetworkError> {
+        Ok(self.reverse_cidrs.iter().map(|text| text.parse()).collect::<Result<_, _>>()?)
+    }
+
     fn zone(&self) -> Result<Zone, NetworkError> {
         let domain = Name::from_utf8(format!("{}.", self.cluster_domain.trim_end_matches('.')));
         let domain = domain.map_err(|error| NetworkError::Domain(self.cluster_domain.clone(), error.to_string()))?;
-        let reverse: Result<Vec<Cidr>, _> = self.reverse_cidrs.iter().map(|text| text.parse()).collect();
-        Ok(Zone::new(domain, self.listen.ip(), reverse?))
+        Ok(Zone::new(domain, self.listen.ip(), self.own_ranges()?))
     }
 }
 
@@ -82,7 +85,8 @@ pub async fn run(config: DnsConfig, shutdown: CancellationToken) -> Result<(), N
     let (udp, tcp, listener) = sockets(&config)?;
     let zone = Arc::new(RwLock::new(zone));
     let changed = Arc::new(Notify::new());
-    let server = Server::new(zone.clone(), Forwarder::new(config.resolv_conf.clone(), DNS_PORT));
+    let forwarder = Forwarder::new(config.resolv_conf.clone(), DNS_PORT, config.own_ranges()?);
+    let server = Server::new(zone.clone(), forwarder);
     let tasks = TaskTracker::new();
     tasks.spawn(server.clone().udp(udp, tasks.clone(), shutdown.clone()));
     tasks.spawn(server.tcp(tcp, tasks.clone(), shutdown.clone()));

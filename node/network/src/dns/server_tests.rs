@@ -48,7 +48,7 @@ async fn bench() -> Bench {
     let many = (0..=255).map(|last| Ipv4Addr::new(10, 96, 9, last).into()).collect();
     let many = ServiceRecord { addresses: many, ..ServiceRecord::default() };
     zone.apply(Update::Delta([("shop/many".to_owned(), Some(many))].into()));
-    let server = Server::new(Arc::new(RwLock::new(zone)), Forwarder::new(resolv_conf, port));
+    let server = Server::new(Arc::new(RwLock::new(zone)), Forwarder::new(resolv_conf, port, Vec::new()));
     let (socket, listener) =
         (UdpSocket::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
     let (udp, tcp) = (socket.local_addr().unwrap(), listener.local_addr().unwrap());
@@ -163,4 +163,38 @@ async fn nonsense_is_refused_and_the_next_is_served() {
     let mut buffer = [0; 512];
     let length = socket.recv(&mut buffer).await.unwrap();
     assert_eq!(Message::from_vec(&buffer[..length]).unwrap().metadata.id, good.metadata.id);
+}
+
+/// Every byte of good queries replaced, and every length: a plan for each, and none that ends the server.
+#[test]
+fn no_query_is_too_broken() {
+    let forwarder = Forwarder::new("/nowhere".into(), 53, Vec::new());
+    let server = Server::new(Arc::new(RwLock::new(zone())), forwarder);
+    let mut edns = query("_peer._tcp.db.shop.svc.cluster.local.", RecordType::SRV);
+    edns.set_edns(Edns::new());
+    let mut answered = 0;
+    for good in [
+        edns,
+        query("7.0.244.10.in-addr.arpa.", RecordType::PTR),
+        query("web.shop.svc.cluster.local.", RecordType::ANY),
+    ] {
+        let good = good.to_vec().unwrap();
+        for at in 0..good.len() {
+            let cut = &good[..at];
+            let changed = [0, 1, 0x3f, 0x40, 0x7f, 0xc0, 0xff].map(|byte| {
+                let mut bytes = good.clone();
+                bytes[at] = byte;
+                bytes
+            });
+            for bytes in changed.iter().map(Vec::as_slice).chain([cut]) {
+                if let Plan::Answer(message) = server.plan(bytes) {
+                    let answer = encode(&message, udp_limit(bytes));
+                    assert!(answer.len() >= 12 && answer.len() <= usize::from(UDP_LIMIT), "{bytes:?}");
+                    assert_eq!(answer[..2], bytes[..2], "the client's own id");
+                    answered += 1;
+                }
+            }
+        }
+    }
+    assert!(answered > 100, "{answered}");
 }
