@@ -1,9 +1,48 @@
 //! keelson dies and comes back: nothing that runs may notice.
 
-use cluster_tests::Traffic;
+use cluster_tests::{Cluster, Kubectl, Lines, Traffic};
+use std::time::Duration;
 
 const WEB: &str = include_str!("manifests/web.yaml");
 const CLIENT: &str = include_str!("manifests/client.yaml");
+
+/// In the order of applying: what is waited for in the end comes last.
+const MANIFEST: &str = r#"{"apiVersion": "v1", "kind": "List", "items": [
+    {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "two"}, "spec": {"type": "NodePort", "ports": [{"port": 80}]}},
+    {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "one"}, "data": {"a": "1", "b": "2"}}]}"#;
+
+/// Files in DATA_DIR/manifests are applied and pruned, whatever else happens to their objects.
+fn manifests(cluster: &Cluster, kubectl: &Kubectl) {
+    let write = |name: &str, text: &str| {
+        // As an editor does: under another name first.
+        let path = cluster.data_dir().join("manifests").join(name);
+        std::fs::write(path.with_extension("tmp"), text).unwrap();
+        std::fs::rename(path.with_extension("tmp"), path).unwrap();
+    };
+    let mut watch = kubectl.spawn(&["get", "configmaps", "--watch", "-o", "jsonpath={.data}{\"\\n\"}"]).unwrap();
+    let lines = Lines::of(watch.inner().stdout.take().unwrap());
+    let limit = Duration::from_secs(60);
+    write("broken.yaml", "kind: [");
+    write("objects.json", MANIFEST);
+    lines.wait_for(r#"{"a":"1","b":"2"}"#, limit).unwrap();
+    let port = "jsonpath={.spec.ports[0].nodePort}";
+    let before = kubectl.run(&["get", "service", "two", "-o", port]).unwrap();
+    kubectl.run(&["patch", "configmap", "one", "-p", r#"{"data":{"theirs":"x"}}"#]).unwrap();
+    write(
+        "objects.json",
+        &MANIFEST.replace(r#", "b": "2""#, "").replace(r#"{"port": 80}"#, r#"{"port": 80, "name": "web"}"#),
+    );
+    lines.wait_for(r#"{"a":"1","theirs":"x"}"#, limit).unwrap();
+    assert_eq!(kubectl.run(&["get", "service", "two", "-o", port]).unwrap(), before, "what the server chose stays");
+    // A file that cannot be read gives nothing and takes nothing away.
+    write("objects.json", "{");
+    write("more.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: three}\ndata: {c: \"3\"}\n");
+    lines.wait_for(r#"{"c":"3"}"#, limit).unwrap();
+    kubectl.run(&["get", "configmap/one", "service/two"]).unwrap();
+    let reason = ["get", "events", "--watch", "--namespace=kube-system", "--field-selector=reason=FailedManifest"];
+    let mut watch = kubectl.spawn(&reason).unwrap();
+    Lines::of(watch.inner().stdout.take().unwrap()).wait_for("broken.yaml: document 1: ", limit).unwrap();
+}
 
 #[test]
 fn a_killed_server_disturbs_nothing() {
@@ -20,6 +59,7 @@ fn a_killed_server_disturbs_nothing() {
             .map(|pod| pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"].to_string())
             .collect()
     };
+    manifests(&cluster, &kubectl);
     let before = started(&kubectl.json(&["get", "pods"]).unwrap());
 
     // Its output must not hang on the API server that is killed: it runs on in the pod, and is asked for its result later.
@@ -29,12 +69,16 @@ fn a_killed_server_disturbs_nothing() {
     for round in 0..3 {
         if round == 1 {
             cluster.stop_server().unwrap();
+            // What goes while nobody looks is noticed at the start.
+            std::fs::remove_file(cluster.data_dir().join("manifests/objects.json")).unwrap();
         } else {
             cluster.kill_server().unwrap();
         }
         cluster.start_server().unwrap();
         cluster.wait_ready().unwrap();
     }
+    kubectl.run(&["wait", "--for=delete", "configmap/one", "service/two", "--timeout=60s"]).unwrap();
+    kubectl.run(&["get", "configmap/three"]).unwrap();
     let end = "rm /tmp/go; while [ ! -e /tmp/count ]; do :; done; cat /tmp/count";
     let log = kubectl.run(&["exec", "client", "--", "sh", "-c", end]).unwrap();
     let summary = log.lines().last().unwrap();

@@ -16,6 +16,7 @@ mod downward;
 mod env;
 mod hooks;
 mod images;
+pub mod inotify;
 mod labels;
 mod logs;
 mod lookup;

@@ -1,13 +1,16 @@
-//! The three kinds of patches: JSON patch (RFC 6902), JSON merge patch (RFC 7386) and strategic merge patch.
+//! The three kinds of patches: JSON patch (RFC 6902), JSON merge patch (RFC 7386) and strategic merge patch; and the
+//! three-way merge of clients that apply files.
 
 mod json;
 mod order;
 mod strategic;
+mod three_way;
 
 use serde_json::{Map, Value};
 
 pub use json::json_patch;
 pub use strategic::strategic_merge;
+pub use three_way::three_way;
 
 /// JSON merge patch (RFC 7386): objects merge, null removes, anything else replaces.
 pub fn merge_patch(object: &Value, patch: &Value) -> Value {

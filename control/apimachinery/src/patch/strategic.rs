@@ -21,14 +21,15 @@ pub fn strategic_merge(object: &Value, patch: &Value, schema: &Schema) -> Result
 
 /// What is known of the entries of a map.
 #[derive(Clone, Copy)]
-enum Facts<'a> {
+pub(super) enum Facts<'a> {
     Fields(&'a Schema),
     Values(&'a Type),
     Nothing,
 }
 
 impl<'a> Facts<'a> {
-    fn of(ty: &'a Type) -> Self {
+    /// What is known of a value of this type.
+    pub(super) fn of(ty: &'a Type) -> Self {
         match ty {
             Type::Struct(schema) => Self::Fields(schema.get()),
             Type::Map(value) => Self::Values(value),
@@ -36,7 +37,8 @@ impl<'a> Facts<'a> {
         }
     }
 
-    fn field(self, name: &str) -> Option<&'a Field> {
+    /// The facts of a field.
+    pub(super) fn field(self, name: &str) -> Option<&'a Field> {
         match self {
             Self::Fields(schema) => schema.field(name),
             _ => None,
@@ -44,7 +46,7 @@ impl<'a> Facts<'a> {
     }
 
     /// What is known inside an entry.
-    fn entry(self, name: &str) -> Self {
+    pub(super) fn entry(self, name: &str) -> Self {
         match self {
             Self::Fields(schema) => schema.field(name).map_or(Self::Nothing, |field| Self::of(&field.ty)),
             Self::Values(ty) => Self::of(ty),

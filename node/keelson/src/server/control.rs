@@ -25,6 +25,9 @@ pub(crate) async fn start(
     copy_kubeconfig(settings)?;
     start_scheduler(settings, &server, tasks, shutdown);
     start_controllers(settings, &server, tasks, shutdown);
+    let administrator = server.client("system:keelson:manifests", &["system:masters", "system:authenticated"]);
+    let manifests = settings.data_dir().join("manifests");
+    super::manifests::start(manifests, administrator, &settings.node_name, tasks, shutdown.clone())?;
     Ok(server)
 }
 

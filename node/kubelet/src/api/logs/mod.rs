@@ -1,7 +1,6 @@
 //! Container logs: CRI's format, read from the end, followed by inotify.
 
 mod format;
-mod inotify;
 mod read;
 mod tail;
 

@@ -11,8 +11,8 @@ use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _, SeekFrom};
 use tokio::sync::mpsc;
 
 use super::format::{Formatter, LogOptions};
-use super::inotify::Watch;
 use super::tail::start_of_last;
+use crate::inotify::Watch;
 
 /// A chunk of the file, and about what is sent at once.
 const CHUNK: usize = 64 << 10;

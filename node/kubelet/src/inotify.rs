@@ -13,13 +13,22 @@ use tokio::io::unix::AsyncFd;
 
 /// A watch on one directory.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub struct Watch {
     fd: AsyncFd<OwnedFd>,
 }
 
 impl Watch {
     /// Watches for writes to files in `directory` and for files that appear or are renamed there.
-    pub(super) fn new(directory: &Path) -> io::Result<Watch> {
+    pub(crate) fn new(directory: &Path) -> io::Result<Self> {
+        Self::of(directory, libc::IN_MODIFY | libc::IN_CREATE | libc::IN_MOVED_TO)
+    }
+
+    /// Watches for files in `directory` that are written and closed, come by another name, or go: never for a half.
+    pub fn settled(directory: &Path) -> io::Result<Self> {
+        Self::of(directory, libc::IN_CLOSE_WRITE | libc::IN_MOVED_TO | libc::IN_MOVED_FROM | libc::IN_DELETE)
+    }
+
+    fn of(directory: &Path, mask: u32) -> io::Result<Self> {
         let path = CString::new(directory.as_os_str().as_bytes())?;
         // SAFETY: takes flags only.
         let fd = unsafe { libc::inotify_init1(libc::IN_NONBLOCK | libc::IN_CLOEXEC) };
@@ -28,17 +37,16 @@ impl Watch {
         }
         // SAFETY: the kernel just gave us this descriptor; nobody else owns it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        let mask = libc::IN_MODIFY | libc::IN_CREATE | libc::IN_MOVED_TO;
         // SAFETY: the path is a C string that outlives the call.
         if unsafe { libc::inotify_add_watch(fd.as_raw_fd(), path.as_ptr(), mask) } < 0 {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: an OwnedFd keeps its descriptor open and the same for as long as AsyncFd holds it.
-        Ok(Watch { fd: unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE)? } })
+        Ok(Self { fd: unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE)? } })
     }
 
     /// Returns once something changed since the last call.
-    pub(super) async fn changed(&self) -> io::Result<()> {
+    pub async fn changed(&self) -> io::Result<()> {
         let mut buffer = [0u8; 4096];
         loop {
             let mut guard = self.fd.readable().await?;
