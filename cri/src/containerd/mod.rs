@@ -73,7 +73,7 @@ impl ContainerdConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum ContainerdError {
     /// The program is not there or does not start.
-    #[error("run {binary}: {source} (is containerd installed?)")]
+    #[error("run {binary} (is containerd installed?)")]
     Binary {
         /// The program.
         binary: PathBuf,

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 const DEFAULT_CONFIG: &str = "/etc/keelson/config.yaml";
 
 #[derive(Debug, Parser)]
-#[command(name = "keelson", about = "Kubernetes for bare-metal Linux in one program", disable_version_flag = true)]
+#[command(name = "keelson", about = "Kubernetes for bare-metal Linux in one program", version = crate::version::LINE.as_str())]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -249,7 +249,8 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    fn usage(message: impl std::fmt::Display) -> Self {
+    /// A mistake on the command line.
+    pub(crate) fn usage(message: impl std::fmt::Display) -> Self {
         Self { message: format!("keelson: {message}"), code: 2 }
     }
 
@@ -266,9 +267,9 @@ impl Failure {
 
 impl From<clap::Error> for Failure {
     fn from(error: clap::Error) -> Self {
-        use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand};
+        use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
         match error.kind() {
-            DisplayHelp => Self { message: error.to_string(), code: 0 },
+            DisplayHelp | DisplayVersion => Self { message: error.to_string(), code: 0 },
             DisplayHelpOnMissingArgumentOrSubcommand => Self::usage("a command is missing; see `keelson --help`"),
             _ => Self::usage(one_line(&error.to_string())),
         }
@@ -285,6 +286,7 @@ fn one_line(report: &str) -> String {
         .map(|line| line.strip_prefix("error: ").unwrap_or(line))
         .collect::<Vec<_>>()
         .join("; ")
+        .replace(":; ", ": ")
 }
 
 /// The clap command, for completion scripts too.
@@ -361,12 +363,15 @@ mod tests {
 
     #[test]
     fn mistakes_are_one_line_with_exit_code_2() {
+        let version = format!("0|keelson {}\n", *crate::version::LINE);
         let cases = [
             ("keelson", "2|keelson: a command is missing; see `keelson --help`"),
             (
                 "keelson server --prot 1",
                 "2|keelson: unexpected argument '--prot' found; tip: a similar argument exists: '--port'",
             ),
+            ("keelson dns", "2|keelson: the following required arguments were not provided: --config <FILE>"),
+            ("keelson --version", &version),
             ("keelson server --port 0", "2|keelson: invalid value '0' for '--port <PORT>': 0 is not in 1..=65535"),
             (
                 "keelson server --disable dnss",

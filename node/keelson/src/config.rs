@@ -165,7 +165,10 @@ impl ConfigFile {
             return Ok(Self { path: path.to_owned(), entries: Vec::new() });
         }
         let value: serde_json::Value = serde_saphyr::from_str(&text).map_err(|error| {
-            format!("{at}: not valid YAML: {}", error.to_string().lines().next().unwrap_or_default())
+            let error = error.to_string();
+            let line = error.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            // What follows is advice to programmers.
+            format!("{at}: not valid YAML: {}", line.split(", set ").next().unwrap_or_default())
         })?;
         let map = value.as_object().ok_or_else(|| format!("{at}: must be a map of settings, key: value"))?;
         let entries = map

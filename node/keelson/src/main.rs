@@ -30,8 +30,14 @@ fn main() -> ExitCode {
 }
 
 fn run(command: cli::Command) -> ExitCode {
+    if !matches!(command, cli::Command::Server(_) | cli::Command::Dns(_)) {
+        end_with_the_reader();
+    }
     let outcome = match command {
-        cli::Command::Server(args) => server::run(args),
+        cli::Command::Server(args) => match server::Settings::new(args) {
+            Ok(settings) => server::run(settings),
+            Err(error) => return cli::Failure::usage(format!("{error:#}")).report(),
+        },
         cli::Command::Check(args) => return check::run(&args),
         cli::Command::Dns(args) => dns::run(&args),
         cli::Command::Datapath(args) => datapath::run(&args),
@@ -47,4 +53,12 @@ fn run(command: cli::Command) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What prints ends quietly when nobody reads on (`keelson datapath services | head`), as other programs do.
+#[expect(unsafe_code, reason = "signal(2) is unsafe where a handler is set")]
+fn end_with_the_reader() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    // SAFETY: the default action is no handler. Where it cannot be set, all stays as it was.
+    let _ = unsafe { signal(Signal::SIGPIPE, SigHandler::SigDfl) };
 }

@@ -1,6 +1,7 @@
 //! `keelson version`.
 
 use crate::cli::{Output, VersionArgs};
+use std::sync::LazyLock;
 
 /// The Kubernetes version whose API is served.
 pub(crate) const KUBERNETES: &str = "v1.36.0";
@@ -12,11 +13,14 @@ pub(crate) fn full() -> String {
     format!("{KUBERNETES}+keelson{KEELSON}")
 }
 
+/// The version in words, behind the program's name.
+pub(crate) static LINE: LazyLock<String> = LazyLock::new(|| format!("{KEELSON} (Kubernetes {KUBERNETES})"));
+
 /// Prints the version.
 #[expect(clippy::unnecessary_wraps, reason = "every command has this shape")]
 pub(crate) fn run(args: &VersionArgs) -> anyhow::Result<()> {
     match args.output {
-        Output::Table => println!("keelson {KEELSON} (Kubernetes {KUBERNETES})"),
+        Output::Table => println!("keelson {}", *LINE),
         Output::Json => println!("{}", serde_json::json!({ "keelson": KEELSON, "kubernetes": KUBERNETES })),
     }
     Ok(())

@@ -59,9 +59,7 @@ pub enum StartError {
     #[error("the service-account key cannot be used: {0}")]
     Key(#[from] crate::auth::tokens::TokenError),
     /// The port.
-    #[error(
-        "cannot listen on {address}: {source}. Another server may run there; choose another --port or --bind-address"
-    )]
+    #[error("cannot listen on {address}: another server may run there; choose another --port or --bind-address")]
     Listen {
         /// Where.
         address: SocketAddr,

@@ -1,10 +1,15 @@
-//! One server a data directory: an advisory lock that the kernel drops with the process.
+//! One server a data directory, and one node a network namespace: locks that the kernel drops with the process.
 
 use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::path::Path;
+
+/// The abstract socket's name that a node takes; such names are of one network namespace.
+pub(crate) const NODE: &str = "keelson.node";
 
 /// The held lock; dropping it gives it back.
 #[derive(Debug)]
@@ -40,6 +45,21 @@ pub(crate) fn take(data_dir: &Path) -> anyhow::Result<DataDirLock> {
     Ok(DataDirLock { _lock: lock })
 }
 
+/// Takes this network namespace for one node: two would take each other's pods' links for strays.
+///
+/// # Errors
+/// Another node has it.
+pub(crate) fn take_network(name: &str) -> anyhow::Result<UnixDatagram> {
+    match UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(name)?) {
+        Ok(socket) => Ok(socket),
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => bail!(
+            "another keelson node runs in this network namespace; stop it, give --no-node, or run this one in a \
+             namespace of its own (ip netns)"
+        ),
+        Err(error) => Err(error).context("cannot take this network namespace for a node"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,5 +73,14 @@ mod tests {
         assert!(message.contains(&format!("process {}", std::process::id())), "{message}");
         drop(first);
         take(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn one_node_a_network() {
+        let name = format!("keelson.test.{}", std::process::id());
+        let first = take_network(&name).unwrap();
+        assert!(take_network(&name).unwrap_err().to_string().starts_with("another keelson node"));
+        drop(first);
+        take_network(&name).unwrap();
     }
 }

@@ -5,11 +5,11 @@
 
 mod control;
 mod lock;
+mod manifests;
 mod node;
 mod notify;
 mod settings;
 
-use crate::cli::ServerArgs;
 use anyhow::{Context, ensure};
 pub(crate) use settings::Settings;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -25,15 +25,15 @@ use tokio_util::task::TaskTracker;
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
 
 /// Runs until SIGTERM or SIGINT. Containers, containerd, eBPF programs and cluster DNS go on.
-pub(crate) fn run(args: ServerArgs) -> anyhow::Result<()> {
-    crate::logging::init(&args.log);
-    let settings = Settings::new(args)?;
+pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
+    crate::logging::init(&settings.args.log);
     ensure!(
         settings.args.no_node || nix::unistd::geteuid().is_root(),
         "a node must be run as root; --no-node runs the control plane alone"
     );
     make_directories(settings.data_dir())?;
-    let _lock = lock::take(settings.data_dir())?;
+    let _data_dir = lock::take(settings.data_dir())?;
+    let _network = if settings.args.no_node { None } else { Some(lock::take_network(lock::NODE)?) };
     install_crypto_provider()?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
@@ -109,7 +109,7 @@ pub(crate) fn install_crypto_provider() -> anyhow::Result<()> {
 }
 
 fn make_directories(data_dir: &Path) -> anyhow::Result<()> {
-    for (below, mode) in [("", 0o700), ("run", 0o700), ("db", 0o700), ("images", 0o755)] {
+    for (below, mode) in [("", 0o700), ("run", 0o700), ("db", 0o700), ("images", 0o755), ("manifests", 0o700)] {
         let path = data_dir.join(below);
         std::fs::DirBuilder::new()
             .recursive(true)

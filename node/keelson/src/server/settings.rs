@@ -36,7 +36,15 @@ impl Settings {
             IpAddr::V4(address) if args.service_cidr.contains(address) => {}
             other => bail!("--cluster-dns: {other} is not in --service-cidr {}", args.service_cidr),
         }
-        let resolv_conf = args.resolv_conf.clone().unwrap_or_else(default_resolv_conf);
+        check_domain(&args.cluster_domain)?;
+        let resolv_conf = match &args.resolv_conf {
+            Some(path) => {
+                std::fs::File::open(path)
+                    .with_context(|| format!("--resolv-conf: {} cannot be read", path.display()))?;
+                path.clone()
+            }
+            None => default_resolv_conf(),
+        };
         Ok(Self { args, node_name, node_ip, cluster_dns, resolv_conf })
     }
 
@@ -62,13 +70,20 @@ fn check_ranges(args: &ServerArgs) -> anyhow::Result<()> {
         "--node-cidr-mask {mask} is wider than --cluster-cidr {cluster}; it must be from {} to 30",
         cluster.prefix()
     );
-    // The first address is the network's, the last its broadcast's.
-    let room = (1u32 << (32 - mask)) - 2;
+    // The first address is the network's, the second the node's, the last its broadcast's.
+    let room = (1u32 << (32 - mask)) - 3;
     ensure!(
         args.no_node || args.max_pods <= room,
-        "--max-pods {} does not fit a /{mask} per node, which has {room} addresses; lower it or --node-cidr-mask",
+        "--max-pods {} does not fit a /{mask} per node, which has {room} addresses for pods; lower it or --node-cidr-mask",
         args.max_pods
     );
+    Ok(())
+}
+
+fn check_domain(domain: &str) -> anyhow::Result<()> {
+    if let Some(problem) = apimachinery::names::is_dns1123_subdomain(domain).first() {
+        bail!("--cluster-domain: '{domain}' cannot be a domain: {problem}");
+    }
     Ok(())
 }
 
@@ -94,6 +109,10 @@ fn node_ip(args: &ServerArgs) -> anyhow::Result<IpAddr> {
         )?,
     };
     ensure!(usable_node_address(address), "--node-ip: {address} cannot be a node's address");
+    ensure!(
+        args.no_node || is_local(address),
+        "--node-ip: no interface of this machine has {address}; give one of its own addresses"
+    );
     let IpAddr::V4(v4) = address else {
         bail!("--node-ip: {address} is IPv6, which the pod network does not speak yet")
     };
@@ -101,6 +120,11 @@ fn node_ip(args: &ServerArgs) -> anyhow::Result<IpAddr> {
         ensure!(!range.contains(v4), "--node-ip: {address} lies in {flag} {range}; choose another range");
     }
     Ok(address)
+}
+
+/// Whether this machine has the address: nothing else can be listened on.
+fn is_local(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
 }
 
 /// The source address of the default route. Connecting a UDP socket asks the routing table and sends nothing.
@@ -132,7 +156,7 @@ mod tests {
     use crate::cli::{self, Command};
 
     fn settings(flags: &str) -> Result<Settings, String> {
-        let words = format!("keelson server --node-name n1 --node-ip 192.0.2.7 {flags}");
+        let words = format!("keelson server --no-node --node-name n1 --node-ip 192.0.2.7 {flags}");
         match cli::parse(words.split_whitespace().map(Into::into)) {
             Ok(Command::Server(args)) => Settings::new(args).map_err(|error| format!("{error:#}")),
             other => panic!("{words}: {other:?}"),
@@ -149,16 +173,35 @@ mod tests {
     #[test]
     fn flags_that_contradict_each_other() {
         let cases = [
-            ("--max-pods 300", "--max-pods 300 does not fit a /24 per node, which has 254 addresses"),
             ("--cluster-cidr 10.96.0.0/12", "--cluster-cidr 10.96.0.0/12 overlaps --service-cidr 10.96.0.0/16"),
             ("--node-cidr-mask 12", "--node-cidr-mask 12 is wider than --cluster-cidr 10.244.0.0/16"),
             ("--cluster-dns 10.97.0.10", "--cluster-dns: 10.97.0.10 is not in --service-cidr 10.96.0.0/16"),
             ("--node-name Web_1", "--node-name: 'Web_1' cannot be a node's name"),
             ("--node-ip 127.0.0.1", "--node-ip: 127.0.0.1 cannot be a node's address"),
+            ("--cluster-domain a..b", "--cluster-domain: 'a..b' cannot be a domain"),
+            ("--resolv-conf /nowhere", "--resolv-conf: /nowhere cannot be read: No such file"),
             ("--node-ip 10.244.3.4", "--node-ip: 10.244.3.4 lies in --cluster-cidr 10.244.0.0/16"),
         ];
         for (flags, expected) in cases {
             let message = settings(flags).unwrap_err();
+            assert!(message.starts_with(expected), "{flags}: {message}");
+        }
+    }
+
+    #[test]
+    fn what_a_node_needs() {
+        let of_node = |flags: &str| {
+            let words = format!("keelson server --node-name n1 {flags}");
+            match cli::parse(words.split_whitespace().map(Into::into)) {
+                Ok(Command::Server(args)) => Settings::new(args).map(drop).map_err(|error| format!("{error:#}")),
+                other => panic!("{words}: {other:?}"),
+            }
+        };
+        for (flags, expected) in [
+            ("--max-pods 254", "--max-pods 254 does not fit a /24 per node, which has 253 addresses for pods"),
+            ("--node-ip 192.0.2.77", "--node-ip: no interface of this machine has 192.0.2.77"),
+        ] {
+            let message = of_node(flags).unwrap_err();
             assert!(message.starts_with(expected), "{flags}: {message}");
         }
     }
