@@ -16,6 +16,10 @@ use std::time::Duration;
 /// How long a server may take to come up before the test fails. No measure of speed.
 const START_LIMIT: Duration = Duration::from_secs(90);
 const STOP_LIMIT: Duration = Duration::from_secs(60);
+/// Free space of the disk, in percent. A kubelet takes no pods below ten: without this, they would stay Pending.
+const DISK_NEEDED: u64 = 12;
+/// Where clusters keep their data.
+const HOME: &str = "/tmp";
 /// Before each cluster's name: names are how leftovers are found.
 const PREFIX: &str = "kst";
 /// The node's and the outside's address on the link between them.
@@ -60,9 +64,11 @@ impl Cluster {
     /// What failed.
     pub fn prepare(options: ClusterOptions) -> anyhow::Result<Self> {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
+        let disk = nix::sys::statvfs::statvfs(HOME)?;
+        enough_room(disk.blocks_available(), disk.blocks())?;
         // Short: unix socket paths end at 108 bytes, interface names at 15.
         let name = format!("{PREFIX}{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
-        let data_dir = PathBuf::from("/tmp").join(&name);
+        let data_dir = PathBuf::from(HOME).join(&name);
         std::fs::create_dir_all(data_dir.join("images"))?;
         let mut cluster = Self { name, data_dir, node: None, outside: None, server: None, options };
         cluster.new_network()?;
@@ -240,8 +246,9 @@ impl Drop for Cluster {
         if self.server.is_some() {
             let _ = self.stop_server();
         }
-        let removed =
-            process::run(self.node().command(binary()).args(["uninstall", "--yes", "--data-dir"]).arg(&self.data_dir));
+        let removed = process::output(
+            self.node().command(binary()).args(["uninstall", "--yes", "--data-dir"]).arg(&self.data_dir),
+        );
         if let Err(error) = removed {
             eprintln!("cluster {} stays behind: {error:#}", self.name);
         }
@@ -277,25 +284,35 @@ pub fn binary() -> PathBuf {
 /// # Errors
 /// The directory of network namespaces cannot be read.
 pub fn sweep() -> anyhow::Result<()> {
-    let leftovers = std::fs::read_dir("/tmp")?
+    let leftovers = std::fs::read_dir(HOME)?
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .filter(|name| owner(name).is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()));
     for name in leftovers {
         eprintln!("sweeping what cluster {name} left behind");
-        let data_dir = Path::new("/tmp").join(&name);
+        let data_dir = Path::new(HOME).join(&name);
         let netns = Path::new("/run/netns").join(&name);
         let mut command = Command::new("nsenter");
         if netns.exists() {
             command.arg(format!("--net={}", netns.display()));
         }
         command.arg("--").arg(binary()).args(["uninstall", "--yes", "--data-dir"]).arg(&data_dir);
-        if let Err(error) = process::run(&mut command) {
+        if let Err(error) = process::output(&mut command) {
             eprintln!("{name}: {error:#}");
         }
         for namespace in [name.clone(), format!("{name}-ext")] {
-            let _ = process::run(Command::new("ip").args(["netns", "delete", &namespace]));
+            let _ = process::output(Command::new("ip").args(["netns", "delete", &namespace]));
         }
         let _ = std::fs::remove_dir_all(data_dir);
+    }
+    Ok(())
+}
+
+fn enough_room(free: u64, size: u64) -> anyhow::Result<()> {
+    let percent = free * 100 / size.max(1);
+    if percent < DISK_NEEDED {
+        bail!(
+            "{HOME}: {percent} % of the disk is free; a node takes no pods below 10 %, and tests need {DISK_NEEDED} %"
+        );
     }
     Ok(())
 }
@@ -307,12 +324,20 @@ fn owner(name: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::owner;
+    use super::{enough_room, owner};
 
     #[test]
     fn a_name_tells_its_owner() {
         assert_eq!(owner("kst123-0"), Some(123));
         assert_eq!(owner("kst-0"), None);
         assert_eq!(owner("other"), None);
+    }
+
+    #[test]
+    fn a_full_disk_is_said_at_once() {
+        enough_room(12, 100).unwrap();
+        let error = enough_room(119, 1000).unwrap_err().to_string();
+        assert!(error.starts_with("/tmp: 11 % of the disk is free"), "{error}");
+        enough_room(0, 0).unwrap_err();
     }
 }

@@ -17,7 +17,7 @@ pub use cluster::{Cluster, ClusterOptions, binary, sweep};
 pub use kubectl::{Kubectl, KubectlVersion, Output};
 pub use machine::wait_ended;
 pub use namespace::Namespace;
-pub use process::{Child, Lines, wait_readable};
+pub use process::{Child, Lines, find, output, wait_readable, words};
 pub use traffic::Traffic;
 
 use std::path::PathBuf;

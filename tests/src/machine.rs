@@ -1,7 +1,7 @@
 //! What of a cluster can be seen on the machine, and what happens to a machine: power failures.
 
 use crate::cluster::Cluster;
-use crate::process::{pidfd_open, run, wait_readable};
+use crate::process::{output, pidfd_open, wait_readable};
 use anyhow::{Context, bail};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::signal::{Signal, kill};
@@ -98,7 +98,7 @@ impl Cluster {
             let mounts =
                 table.lines().filter_map(|line| line.split(' ').nth(1)).filter(|path| path.starts_with(&prefix));
             for mount in mounts.collect::<Vec<_>>().into_iter().rev() {
-                let _ = run(Command::new("umount").args(["-l", mount]));
+                let _ = output(Command::new("umount").args(["-l", mount]));
             }
         }
         let _ = std::fs::remove_dir_all(Path::new("/sys/fs/bpf/keelson").join(self.name()));

@@ -1,6 +1,6 @@
 //! Network namespaces that a test makes and removes.
 
-use crate::process::run;
+use crate::process::output;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -16,7 +16,7 @@ impl Namespace {
     /// # Errors
     /// `ip` says why not.
     pub fn new(name: &str) -> anyhow::Result<Self> {
-        run(Command::new("ip").args(["netns", "add", name]))?;
+        output(Command::new("ip").args(["netns", "add", name]))?;
         let namespace = Self { name: name.to_owned() };
         namespace.ip(&["link", "set", "lo", "up"])?;
         Ok(namespace)
@@ -37,7 +37,7 @@ impl Namespace {
     /// # Errors
     /// `ip` says why not.
     pub fn ip(&self, args: &[&str]) -> anyhow::Result<String> {
-        run(Command::new("ip").args(["-n", &self.name]).args(args))
+        output(Command::new("ip").args(["-n", &self.name]).args(args))
     }
 
     /// A command inside. Only the network is entered: `ip netns exec` would hide the control groups and BPF pins.
@@ -63,7 +63,7 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        if let Err(error) = run(Command::new("ip").args(["netns", "delete", &self.name])) {
+        if let Err(error) = output(Command::new("ip").args(["netns", "delete", &self.name])) {
             eprintln!("network namespace {} stays behind: {error:#}", self.name);
         }
     }

@@ -126,8 +126,8 @@ pub(crate) fn pidfd_open(pid: u32) -> anyhow::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// A program on the path.
-pub(crate) fn find(program: &str) -> Option<PathBuf> {
+/// A program on the path or in the system's directories.
+pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into()])
@@ -135,14 +135,22 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// Runs a command to its end.
+/// Runs a command to its end and takes what it prints.
 ///
 /// # Errors
-/// It cannot be run or fails; the message has its words and its output.
-pub(crate) fn run(command: &mut Command) -> anyhow::Result<String> {
-    let output = command.output().with_context(|| format!("cannot run {command:?}"))?;
+/// It cannot be run or fails; the message has its words and its errors.
+pub fn output(command: &mut Command) -> anyhow::Result<String> {
+    let words = words(command);
+    let output = command.output().with_context(|| format!("cannot run `{words}`"))?;
     if !output.status.success() {
-        bail!("{command:?} ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+        bail!("`{words}` ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The command as one would type it, without what was set around it.
+pub fn words(command: &Command) -> String {
+    let words: Vec<_> =
+        std::iter::once(command.get_program()).chain(command.get_args()).map(|word| word.to_string_lossy()).collect();
+    words.join(" ")
 }

@@ -2,9 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
 
-use cluster_tests::{Cluster, Kubectl};
+use cluster_tests::Kubectl;
 use std::collections::BTreeSet;
-use std::path::Path;
 
 const WEB: &str = include_str!("manifests/web.yaml");
 const CLIENT: &str = include_str!("manifests/client.yaml");
@@ -58,45 +57,15 @@ fn node_ports_answer_on_the_node() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// What of a pod can be seen on the machine.
-fn traces(cluster: &Cluster) -> Vec<String> {
-    let mut found = Vec::new();
-    let links = cluster.node().ip(&["-o", "link"]).unwrap();
-    found.extend(links.lines().filter(|line| !line.contains(" lo:") && !line.contains(" eth0")).map(str::to_owned));
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let data = cluster.data_dir().display().to_string();
-    found.extend(mounts.lines().filter(|line| line.contains(&data)).map(str::to_owned));
-    for hierarchy in ["memory", "cpu", "pids", "unified", ""] {
-        let root = Path::new("/sys/fs/cgroup").join(hierarchy).join(cluster.name()).join("kubepods");
-        pod_groups(&root, &mut found);
-    }
-    let pods = cluster.data_dir().join("kubelet/pods");
-    found.extend(
-        std::fs::read_dir(pods).into_iter().flatten().flatten().map(|entry| entry.path().display().to_string()),
-    );
-    found
-}
-
-fn pod_groups(dir: &Path, found: &mut Vec<String>) {
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            if entry.file_name().to_string_lossy().starts_with("pod") {
-                found.push(entry.path().display().to_string());
-            }
-            pod_groups(&entry.path(), found);
-        }
-    }
-}
-
 #[test]
 fn deletion_leaves_nothing() {
     let Some(cluster) = cluster_tests::cluster("deletion_leaves_nothing") else { return };
     let kubectl = cluster.kubectl();
-    let before = traces(&cluster);
+    let before = cluster.traces();
     deploy(&kubectl);
-    assert!(traces(&cluster).len() > before.len(), "pods leave traces while they run");
+    assert!(cluster.traces().len() > before.len(), "pods leave traces while they run");
     kubectl.run(&["delete", "deployment/web", "service/web", "pod/client", "--wait=true", "--timeout=90s"]).unwrap();
     // Gone from the API means gone from the machine.
     kubectl.run(&["wait", "pod", "--all", "--for=delete", "--timeout=90s"]).unwrap();
-    assert_eq!(traces(&cluster), before);
+    assert_eq!(cluster.traces(), before);
 }

@@ -1,6 +1,8 @@
 //! Running other programs from the repository's root.
 
 use anyhow::{Context, bail};
+use cluster_tests::words;
+pub(crate) use cluster_tests::{find, output};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -39,35 +41,6 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
         bail!("`{words}` ended with {status}");
     }
     Ok(())
-}
-
-/// Runs and takes what it prints.
-///
-/// # Errors
-/// It cannot be run or fails.
-pub(crate) fn output(command: &mut Command) -> anyhow::Result<String> {
-    let words = words(command);
-    let output = command.output().with_context(|| format!("cannot run `{words}`"))?;
-    if !output.status.success() {
-        bail!("`{words}` ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(String::from_utf8(output.stdout)?)
-}
-
-/// The command as one would type it, without what was set around it.
-fn words(command: &Command) -> String {
-    let words: Vec<_> =
-        std::iter::once(command.get_program()).chain(command.get_args()).map(|word| word.to_string_lossy()).collect();
-    words.join(" ")
-}
-
-/// A program on the path or in the system's directories.
-pub(crate) fn find(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .map(|dir| dir.join(program))
-        .find(|file| file.is_file())
 }
 
 /// Cargo's target directory.
