@@ -140,9 +140,11 @@ impl Cluster {
     /// # Errors
     /// The deadline passed.
     pub fn wait_ready(&self) -> anyhow::Result<()> {
+        // Not kubectl, which does not wait for a node that is not there yet.
+        let mut ready = self.keelson(&["await", "--timeout=90", "--kubeconfig"]);
+        process::output(ready.arg(self.data_dir.join("kubeconfig")))
+            .with_context(|| format!("the node is not Ready:\n{}", self.log_end()))?;
         let kubectl = self.kubectl();
-        let ready = kubectl.wait(&format!("node/{}", self.name), "condition=Ready");
-        ready.with_context(|| format!("the node is not Ready:\n{}", self.log_end()))?;
         kubectl.wait("serviceaccount/default", "jsonpath={.metadata.uid}").or_else(|_| {
             // kubectl 1.27 cannot wait for a path without a value; the account exists within moments of the namespace.
             kubectl.run(&["get", "serviceaccount", "default"]).map(drop)
