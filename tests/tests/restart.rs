@@ -1,5 +1,7 @@
 //! keelson dies and comes back: nothing that runs may notice.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+
 use cluster_tests::{Cluster, Kubectl, Lines, Traffic};
 use std::time::Duration;
 
