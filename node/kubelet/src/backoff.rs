@@ -34,7 +34,8 @@ impl<K: Eq + Hash> Backoff<K> {
     /// How much longer to wait after something that failed at `since`; `None` when it may be tried now.
     pub(crate) fn remaining(&self, key: &K, since: Timestamp, now: Timestamp) -> Option<Duration> {
         let entry = self.entries.get(key)?;
-        if expired(since, entry.updated) {
+        // A failure that is yet to come happened before somebody put the clock back.
+        if expired(since, entry.updated) || since > now {
             return None;
         }
         let until = since.checked_add(entry.delay).ok()?;
@@ -99,6 +100,15 @@ mod tests {
             now += wait as i64 + 1;
         }
         assert_eq!(waits, [0, 10, 20, 40, 80, 160, 300, 300]);
+    }
+
+    #[test]
+    fn a_clock_that_is_put_back_does_not_prolong_the_wait() {
+        let mut backoff = Backoff::default();
+        backoff.next("c", at(0));
+        assert_eq!(backoff.remaining(&"c", at(0), at(-3600)), None);
+        assert_eq!(backoff.left(&"c", at(-3600)), None);
+        assert_eq!(backoff.left(&"c", at(4)).map(|left| left.as_secs()), Some(6));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 pub(crate) use cri::CriError;
 use cri::v1::{
     AuthConfig, Container, ContainerConfig, ContainerFilter, ContainerStatus, ExecSyncResponse, Image, ImageSpec,
-    PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxStatus,
+    PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxStatus, RuntimeFeatures,
 };
 
 /// CRI as far as a worker uses it.
@@ -40,6 +40,8 @@ pub(crate) trait PodRuntime: Send + Sync + 'static {
         sandbox_config: &PodSandboxConfig,
     ) -> Result<String, CriError>;
     async fn reopen_container_log(&self, id: &str) -> Result<(), CriError>;
+    /// What the runtime can do that older ones cannot.
+    async fn features(&self) -> Result<RuntimeFeatures, CriError>;
 }
 
 fn spec(image: &str) -> ImageSpec {
@@ -124,6 +126,10 @@ impl PodRuntime for cri::Runtime {
 
     async fn reopen_container_log(&self, id: &str) -> Result<(), CriError> {
         cri::Runtime::reopen_container_log(self, id).await
+    }
+
+    async fn features(&self) -> Result<RuntimeFeatures, CriError> {
+        Ok(cri::Runtime::status(self, false).await?.features.unwrap_or_default())
     }
 }
 

@@ -54,6 +54,10 @@ fn volume(
     volumes: &VolumePaths,
     env: &Env,
 ) -> Result<Mount, String> {
+    if mount.recursive_read_only.as_deref() == Some("Enabled") {
+        let why = "requested recursive read-only mode, but it is not supported by the runtime";
+        return Err(format!("volume {:?} {why}", mount.name));
+    }
     let host = volumes.get(&mount.name).ok_or_else(|| format!("volume {:?} is not mounted", mount.name))?;
     let sub = match (&mount.sub_path, &mount.sub_path_expr) {
         (Some(sub), _) if !sub.is_empty() => Some(sub.clone()),
@@ -152,6 +156,9 @@ mod tests {
         let shown: Vec<(&str, bool)> = got.mounts.iter().map(|m| (m.container_path.as_str(), m.readonly)).collect();
         assert_eq!(shown, [("/cfg", true), ("/rel", false), ("/etc/hosts", false), ("/dev/termination-log", false)]);
         assert!(Path::new(&got.termination_file).ends_with("u/containers/c/2"));
+        let recursive = VolumeMount { recursive_read_only: Some("Enabled".into()), ..mount("/x", "cm") };
+        let recursive = Container { volume_mounts: Some(vec![recursive]), ..Container::default() };
+        assert!(prepare(&pod, &recursive, 0, &volumes, &Env::new(), &[], &settings).is_err());
         let missing = Container { volume_mounts: Some(vec![mount("/x", "nope")]), ..Container::default() };
         assert!(prepare(&pod, &missing, 0, &volumes, &Env::new(), &[], &settings).is_err());
     }

@@ -5,6 +5,8 @@ pub(crate) mod facts;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cri::CriError;
+use cri::v1::StatusResponse;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
@@ -208,7 +210,9 @@ impl NodeKeeper {
             Ok(version) => format!("{}://{}", version.runtime_name, version.runtime_version),
             Err(_) => "containerd://unknown".to_owned(),
         };
-        let not_ready = self.not_ready().await;
+        let told = self.runtime.status(false).await;
+        let features = told.as_ref().ok().and_then(|told| told.features).unwrap_or_default();
+        let not_ready = problems(told);
         json!({
             "addresses": [
                 {"type": "InternalIP", "address": self.config.node_ip.to_string()},
@@ -218,6 +222,7 @@ impl NodeKeeper {
             "allocatable": allocatable,
             "conditions": conditions(&machine, not_ready.as_deref(), known),
             "daemonEndpoints": {"kubeletEndpoint": {"Port": self.config.api_port}},
+            "features": {"supplementalGroupsPolicy": features.supplemental_groups_policy},
             "nodeInfo": facts::node_info(&self.config.version, &runtime),
             "images": self.images().await,
         })
@@ -225,20 +230,7 @@ impl NodeKeeper {
 
     /// Why the runtime cannot run pods, if it cannot.
     async fn not_ready(&self) -> Option<String> {
-        let status = match self.runtime.status(false).await {
-            Ok(status) => status.status.unwrap_or_default(),
-            Err(error) => return Some(format!("container runtime is down: {error}")),
-        };
-        let problems: Vec<String> = status
-            .conditions
-            .iter()
-            .filter(|c| !c.status && matches!(c.r#type.as_str(), "RuntimeReady" | "NetworkReady"))
-            .map(|c| {
-                let what = if c.r#type == "NetworkReady" { "container runtime network" } else { "container runtime" };
-                format!("{what} not ready: {}=false reason:{} message:{}", c.r#type, c.reason, c.message)
-            })
-            .collect();
-        (!problems.is_empty()).then(|| format!("[{}]", problems.join(", ")))
+        problems(self.runtime.status(false).await)
     }
 
     async fn images(&self) -> Vec<Value> {
@@ -251,6 +243,23 @@ impl NodeKeeper {
         let shown = images.iter().map(|image| json!({"names": names(image), "sizeBytes": image.size}));
         shown.filter(|image| image["names"].as_array().is_some_and(|names| !names.is_empty())).collect()
     }
+}
+
+fn problems(told: Result<StatusResponse, CriError>) -> Option<String> {
+    let status = match told {
+        Ok(told) => told.status.unwrap_or_default(),
+        Err(error) => return Some(format!("container runtime is down: {error}")),
+    };
+    let problems: Vec<String> = status
+        .conditions
+        .iter()
+        .filter(|c| !c.status && matches!(c.r#type.as_str(), "RuntimeReady" | "NetworkReady"))
+        .map(|c| {
+            let what = if c.r#type == "NetworkReady" { "container runtime network" } else { "container runtime" };
+            format!("{what} not ready: {}=false reason:{} message:{}", c.r#type, c.reason, c.message)
+        })
+        .collect();
+    (!problems.is_empty()).then(|| format!("[{}]", problems.join(", ")))
 }
 
 /// The status as far as a change of it is worth telling.

@@ -110,6 +110,7 @@ impl Shared {
     pub(crate) async fn sandbox(&self, pod: &Pod, old: Option<String>, attempt: u32) -> Result<Sandbox, String> {
         let runtime = &self.context.runtime;
         let made = async {
+            self.refuse_unsupported(pod).await?;
             let handler = self.runtime_handler(pod).await?;
             let text = |error: cri::CriError| error.to_string();
             if let Some(old) = old {
@@ -124,6 +125,22 @@ impl Shared {
         made.await.inspect_err(|error| {
             self.event(pod, None, true, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {error}"));
         })
+    }
+
+    /// What would be less safe than asked for if the runtime did not know it.
+    async fn refuse_unsupported(&self, pod: &Pod) -> Result<(), String> {
+        let spec = pod::spec(pod);
+        if spec.host_users == Some(false) {
+            return Err("can't set `spec.hostUsers: false`, runtime does not support user namespaces".into());
+        }
+        let policy = spec.security_context.as_ref().and_then(|s| s.supplemental_groups_policy.as_deref());
+        if policy == Some("Strict") {
+            let features = self.context.runtime.features().await.map_err(|error| error.to_string())?;
+            if !features.supplemental_groups_policy {
+                return Err("SupplementalGroupsPolicy=Strict is not supported in this node".into());
+            }
+        }
+        Ok(())
     }
 
     /// What the runtime calls the pod's RuntimeClass.

@@ -33,7 +33,7 @@ use crate::status;
 use crate::volumes::VolumePaths;
 use jobs::Shared;
 use plan::{Action, Plan};
-use state::{Doom, Job};
+use state::{Doom, Job, ahead};
 
 /// Messages a worker may fall behind by.
 const INBOX: usize = 256;
@@ -276,7 +276,7 @@ impl Worker {
         };
         at(self.write_after);
         at(self.refresh_at.filter(|_| !stopping));
-        at(self.state.waiting.values().filter_map(|w| w.until).filter(|until| *until > now).min());
+        at(self.state.waiting.values().filter_map(|waiting| waiting.holds(now)).min());
         if !stopping && self.refresh_at.is_some_and(|at| at <= now) {
             self.refresh();
         }
@@ -432,7 +432,7 @@ impl Worker {
 
     /// Whether a retry's back-off is over.
     fn due(&self, what: &str, now: Timestamp) -> bool {
-        self.state.waiting.get(what).and_then(|w| w.until).is_none_or(|until| until <= now)
+        self.state.waiting.get(what).and_then(|waiting| waiting.holds(now)).is_none()
     }
 
     fn sandboxes(&self) -> Vec<String> {
@@ -469,7 +469,7 @@ impl Worker {
     }
 
     fn write_status(&mut self, now: Timestamp) {
-        if self.writing || self.gone || self.removing || self.write_after.is_some_and(|at| at > now) {
+        if self.writing || self.gone || self.removing || self.write_after.is_some_and(|at| ahead(at, now)) {
             return;
         }
         self.write_after = None;

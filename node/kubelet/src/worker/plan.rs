@@ -96,7 +96,7 @@ fn wind_down(input: &Input<'_>, plan: &mut Plan) {
 
 fn remaining_grace(input: &Input<'_>) -> i64 {
     let grace = pod::grace_seconds(input.pod);
-    let gone = input.stopping_since.map_or(0, |since| input.now.duration_since(since).as_secs());
+    let gone = input.stopping_since.map_or(0, |since| input.now.duration_since(since).as_secs().max(0));
     if grace == 0 { 0 } else { (grace - gone).max(1) }
 }
 
@@ -147,12 +147,12 @@ fn drive(input: &Input<'_>, plan: &mut Plan) {
 
 /// A failed set-up or sandbox is tried again when its back-off is over. `""` stands for the pod itself.
 fn is_due(input: &Input<'_>, name: &str, plan: &mut Plan) -> bool {
-    match input.state.waiting.get(name).and_then(|waiting| waiting.until) {
-        Some(until) if until > input.now => {
+    match input.state.waiting.get(name).and_then(|waiting| waiting.holds(input.now)) {
+        Some(until) => {
             plan.wake_at(until);
             false
         }
-        _ => true,
+        None => true,
     }
 }
 

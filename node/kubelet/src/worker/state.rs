@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use cri::v1::{ContainerState as CriState, ContainerStatus, LinuxContainerUser, PodSandboxStatus};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::labels;
@@ -226,6 +226,21 @@ pub(crate) struct Waiting {
     pub(crate) until: Option<Timestamp>,
 }
 
+/// No retry waits longer than this: a time that lies further ahead was set before somebody put the clock back.
+const LONGEST_WAIT: SignedDuration = SignedDuration::from_secs(10 * 60);
+
+/// Whether it is not time yet.
+pub(crate) fn ahead(until: Timestamp, now: Timestamp) -> bool {
+    until > now && until.duration_since(now) <= LONGEST_WAIT
+}
+
+impl Waiting {
+    /// Until when it holds, if it still does.
+    pub(crate) fn holds(&self, now: Timestamp) -> Option<Timestamp> {
+        self.until.filter(|until| ahead(*until, now))
+    }
+}
+
 /// Why the whole pod has failed, whatever its containers did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Failure {
@@ -379,6 +394,15 @@ mod tests {
             assert_eq!(record.current.as_ref().map(|r| r.id.as_str()), Some("c2"), "{order:?}");
             assert_eq!(record.previous.as_ref().map(|r| r.id.as_str()), Some("c1"), "{order:?}");
             assert_eq!(dropped, ["c0"], "{order:?}");
+        }
+    }
+
+    #[test]
+    fn a_wait_ends_with_its_time_or_with_a_clock_that_is_put_back() {
+        let at = |second: i64| Timestamp::from_second(1_000_000 + second).unwrap();
+        let waiting = Waiting { reason: String::new(), message: String::new(), until: Some(at(300)) };
+        for (now, holds) in [(0, true), (299, true), (300, false), (9000, false), (-299, true), (-3600, false)] {
+            assert_eq!(waiting.holds(at(now)).is_some(), holds, "{now}");
         }
     }
 

@@ -9,11 +9,12 @@ use async_trait::async_trait;
 use cri::v1::{
     AuthConfig, Container as CriContainer, ContainerConfig, ContainerFilter, ContainerState as CriState,
     ContainerStatus, ExecSyncResponse, Image, PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxNetworkStatus,
-    PodSandboxState, PodSandboxStatus,
+    PodSandboxState, PodSandboxStatus, RuntimeFeatures,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    Container, EphemeralContainer, Lifecycle, LifecycleHandler, Pod, PodSpec, PodStatus, SleepAction,
+    Container, EphemeralContainer, Lifecycle, LifecycleHandler, Pod, PodSecurityContext, PodSpec, PodStatus,
+    SleepAction,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
@@ -218,6 +219,10 @@ impl PodRuntime for Fake {
 
     async fn reopen_container_log(&self, _: &str) -> Result<(), CriError> {
         Ok(())
+    }
+
+    async fn features(&self) -> Result<RuntimeFeatures, CriError> {
+        Ok(RuntimeFeatures::default())
     }
 }
 
@@ -482,6 +487,20 @@ async fn an_image_that_cannot_be_pulled_backs_off_with_upstreams_reasons() {
     scene.until("ImagePullBackOff", reason("ImagePullBackOff")).await;
     let pulls = scene.runtime.calls().iter().filter(|call| call.starts_with("pull")).count();
     assert_eq!(pulls, 1);
+}
+
+#[tokio::test]
+async fn what_the_runtime_cannot_do_is_refused_instead_of_left_out() {
+    let strict = PodSecurityContext { supplemental_groups_policy: Some("Strict".into()), ..Default::default() };
+    for spec in [
+        PodSpec { host_users: Some(false), ..PodSpec::default() },
+        PodSpec { security_context: Some(strict), ..PodSpec::default() },
+    ] {
+        let mut scene = Scene::start(PodSpec { containers: vec![container("a")], ..spec });
+        let held = |view: &View| view.waiting.get("").is_some_and(|w| w.message.contains("support"));
+        scene.until("the sandbox is refused", held).await;
+        assert!(!scene.runtime.calls().iter().any(|call| call.starts_with("run ")));
+    }
 }
 
 #[tokio::test]
