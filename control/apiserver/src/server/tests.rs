@@ -239,10 +239,12 @@ async fn nobody_gets_more_than_they_hold() {
     let made = send(&jane, requests, serde_json::json!({"metadata": {"name": "r"}, "spec": spec})).await.unwrap();
     assert_eq!((&made["spec"]["username"], &made["spec"]["groups"][0]), (&"jane".into(), &"devs".into()));
     let mut approved = made.clone();
+    approved["metadata"]["annotations"] = serde_json::json!({"why": "asked"});
     approved["status"]["conditions"] = serde_json::json!([{"type": "Approved", "status": "True"}]);
     let refused = send(&jane, &format!("{requests}/r/approval"), approved.clone()).await.unwrap_err().to_string();
     assert!(refused.contains(r#"user not permitted to approve requests with signerName "example.com/s""#), "{refused}");
     let done = send(&admin, &format!("{requests}/r/approval"), approved).await.unwrap();
     assert!(done["status"]["conditions"][0]["lastTransitionTime"].is_string(), "{done}");
+    assert_eq!(done["metadata"]["annotations"]["why"], "asked");
     running.stop().await;
 }

@@ -274,10 +274,32 @@ impl Strategy for StatefulSet {
 
     fn validate(&self, set: &Value) -> Problems {
         let mut problems = Vec::new();
-        selector_and_template(&set["spec"], &mut problems);
-        let policy = text(&set["spec"], "podManagementPolicy");
-        let path = Path::new("spec").child("podManagementPolicy");
-        one_of(&path, policy, &["OrderedReady", "Parallel"], true, &mut problems);
+        let (path, spec) = (Path::new("spec"), &set["spec"]);
+        selector_and_template(spec, &mut problems);
+        let policy = text(spec, "podManagementPolicy");
+        one_of(&path.child("podManagementPolicy"), policy, &["OrderedReady", "Parallel"], true, &mut problems);
+        let (at, update) = (path.child("updateStrategy"), &spec["updateStrategy"]);
+        let rolling = some(update, "rollingUpdate");
+        match text(update, "type") {
+            "RollingUpdate" => {
+                let partition = rolling.and_then(|rolling| int(rolling, "partition")).unwrap_or(0);
+                non_negative(&at.child("rollingUpdate").child("partition"), partition, &mut problems);
+            }
+            "OnDelete" => {
+                if let Some(rolling) = rolling {
+                    let detail = "only allowed for updateStrategy 'RollingUpdate'";
+                    problems.push(FieldError::invalid(&at.child("rollingUpdate"), rolling.clone(), detail));
+                }
+            }
+            _ => problems.push(FieldError::invalid(&at, update.clone(), "must be 'RollingUpdate' or 'OnDelete'")),
+        }
+        let (at, retention) =
+            (path.child("persistentVolumeClaimRetentionPolicy"), &spec["persistentVolumeClaimRetentionPolicy"]);
+        for field in ["whenDeleted", "whenScaled"] {
+            one_of(&at.child(field), text(retention, field), &["Delete", "Retain"], true, &mut problems);
+        }
+        let start = int(&spec["ordinals"], "start").unwrap_or(0);
+        non_negative(&path.child("ordinals").child("start"), start, &mut problems);
         problems
     }
 
@@ -333,6 +355,26 @@ impl Strategy for DaemonSet {
     fn validate(&self, set: &Value) -> Problems {
         let mut problems = Vec::new();
         selector_and_template(&set["spec"], &mut problems);
+        let (path, update) = (Path::new("spec").child("updateStrategy"), &set["spec"]["updateStrategy"]);
+        one_of(&path.child("type"), text(update, "type"), &["OnDelete", "RollingUpdate"], true, &mut problems);
+        if text(update, "type") == "RollingUpdate" {
+            let (path, update) = (path.child("rollingUpdate"), &update["rollingUpdate"]);
+            let zero = |field: &str| matches!(amount(&update[field]), Ok((0, _)));
+            for field in ["maxUnavailable", "maxSurge"] {
+                percent(&path.child(field), &update[field], amount(&update[field]), &mut problems);
+            }
+            match (zero("maxUnavailable"), zero("maxSurge")) {
+                (false, false) => {
+                    let detail = "may not be set when maxUnavailable is non-zero";
+                    problems.push(FieldError::invalid(&path.child("maxSurge"), update["maxSurge"].clone(), detail));
+                }
+                (true, true) => {
+                    let detail = "cannot be 0 when maxSurge is 0";
+                    problems.push(FieldError::required(&path.child("maxUnavailable"), detail));
+                }
+                _ => {}
+            }
+        }
         problems
     }
 
@@ -385,6 +427,42 @@ mod tests {
         change(&mut object["spec"]);
         Deployment.defaults(&mut object);
         Deployment.validate(&object).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn sets_say_how_they_are_updated() {
+        let template = json!({ "metadata": { "labels": { "app": "a" } }, "spec": { "containers": [{ "name": "a", "image": "x" }] } });
+        let said = |strategy: &dyn Strategy, update: Value| {
+            let selector = json!({ "matchLabels": { "app": "a" } });
+            let mut object =
+                json!({ "spec": { "selector": selector, "template": template, "updateStrategy": update } });
+            strategy.defaults(&mut object);
+            strategy.validate(&object).iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        };
+        let rolling = |rolling: Value| json!({ "rollingUpdate": rolling });
+        let cases: [(&dyn Strategy, Value, &str); 6] = [
+            (&DaemonSet, json!({}), ""),
+            (&DaemonSet, rolling(json!({ "maxSurge": 1, "maxUnavailable": 0 })), ""),
+            (
+                &DaemonSet,
+                rolling(json!({ "maxSurge": 1 })),
+                "spec.updateStrategy.rollingUpdate.maxSurge: Invalid value: 1: may not be set when maxUnavailable is non-zero",
+            ),
+            (&StatefulSet, json!({ "type": "OnDelete" }), ""),
+            (
+                &StatefulSet,
+                rolling(json!({ "partition": -1 })),
+                "spec.updateStrategy.rollingUpdate.partition: Invalid value: -1: must be greater than or equal to 0",
+            ),
+            (
+                &StatefulSet,
+                json!({ "type": "X" }),
+                "spec.updateStrategy: Invalid value: {\"type\":\"X\"}: must be 'RollingUpdate' or 'OnDelete'",
+            ),
+        ];
+        for (strategy, update, expected) in cases {
+            assert_eq!(said(strategy, update.clone()), expected, "{update}");
+        }
     }
 
     #[test]

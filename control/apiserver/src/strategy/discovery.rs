@@ -1,7 +1,7 @@
 //! How endpoints and liveness are told: EndpointSlice and Lease.
 
 use super::Strategy;
-use super::tools::{Problems, default_to, each_mut, immutable, indexed, items, named, one_of, some, text};
+use super::tools::{Problems, default_to, each_mut, immutable, indexed, items, named, one_of, port_number, some, text};
 use apimachinery::field::{FieldError, Path};
 use apimachinery::names;
 use serde_json::Value;
@@ -45,6 +45,9 @@ impl Strategy for EndpointSlice {
             }
             if !seen.insert(name) {
                 problems.push(FieldError::duplicate(&path.child("name"), name));
+            }
+            if let Some(number) = some(port, "port").and_then(Value::as_i64) {
+                port_number(&path.child("port"), number, &mut problems);
             }
             one_of(&path.child("protocol"), text(port, "protocol"), &["SCTP", "TCP", "UDP"], true, &mut problems);
         }

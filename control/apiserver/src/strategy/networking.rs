@@ -14,7 +14,7 @@ use super::tools::{
     port_number_or_name, some, strings, text, within,
 };
 
-const NOT_A_CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+pub(super) const NOT_A_CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
 
 /// The strategy of IngressClasses.
 pub(super) static INGRESS_CLASS: Plain = Plain {
@@ -89,7 +89,7 @@ pub(super) static SERVICE_CIDR: Plain = Plain {
 };
 
 /// A network's address and prefix length.
-fn network(text: &str) -> Option<(IpAddr, u8)> {
+pub(super) fn network(text: &str) -> Option<(IpAddr, u8)> {
     let (address, bits) = text.split_once('/')?;
     let (address, bits): (IpAddr, u8) = (address.parse().ok()?, bits.parse().ok()?);
     (bits <= if address.is_ipv4() { 32 } else { 128 }).then_some((address, bits))

@@ -44,9 +44,16 @@ fn keep_at(new: &mut Value, old: &Value, place: [&str; 2]) {
     }
 }
 
+/// The same, with the new one's metadata: such a subresource may be annotated.
+fn keep_with_metadata(new: &mut Value, old: &Value, place: [&str; 2]) {
+    let metadata = new["metadata"].take();
+    keep_at(new, old, place);
+    new["metadata"] = metadata;
+}
+
 #[expect(clippy::unnecessary_wraps, reason = "one signature for all parts")]
 fn keep_finalizers(new: &mut Value, old: &Value) -> Result<(), Status> {
-    keep_at(new, old, ["spec", "finalizers"]);
+    keep_with_metadata(new, old, ["spec", "finalizers"]);
     Ok(())
 }
 
@@ -58,7 +65,7 @@ fn keep_ephemeral(new: &mut Value, old: &Value) -> Result<(), Status> {
 
 #[expect(clippy::unnecessary_wraps, reason = "one signature for all parts")]
 fn keep_conditions(new: &mut Value, old: &Value) -> Result<(), Status> {
-    keep_at(new, old, ["status", "conditions"]);
+    keep_with_metadata(new, old, ["status", "conditions"]);
     certificates::stamp(new, old);
     Ok(())
 }

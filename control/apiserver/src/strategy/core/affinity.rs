@@ -136,7 +136,14 @@ pub(super) fn tolerations(path: &Path, spec: &Value, problems: &mut Problems) {
 
 /// A pod's topology spread constraints.
 pub(super) fn topology_spread(path: &Path, spec: &Value, problems: &mut Problems) {
+    let mut seen = Vec::new();
     for (path, constraint) in indexed(spec, "topologySpreadConstraints", path) {
+        let key = (text(constraint, "topologyKey"), text(constraint, "whenUnsatisfiable"));
+        if seen.contains(&key) {
+            let at = path.child("{topologyKey, whenUnsatisfiable}");
+            problems.push(FieldError::duplicate(&at, format!("{{{}, {}}}", key.0, key.1)));
+        }
+        seen.push(key);
         if int(constraint, "maxSkew").unwrap_or(0) <= 0 {
             let value = int(constraint, "maxSkew").unwrap_or(0);
             problems.push(FieldError::invalid(&path.child("maxSkew"), value, "must be greater than zero"));

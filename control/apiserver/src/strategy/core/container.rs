@@ -1,5 +1,6 @@
 //! Containers: init, sidecar, app and ephemeral ones.
 
+use super::pod_spec::ip;
 use super::{probe, resources, security, volume};
 use crate::strategy::tools::{Problems, empty, flag, indexed, int, named, one_of, port_number, some, text};
 use apimachinery::field::{FieldError, Path};
@@ -114,7 +115,11 @@ fn common(path: &Path, container: &Value, context: &Context<'_>, problems: &mut 
     if let Some(found) = some(container, "securityContext") {
         security::container(&path.child("securityContext"), found, context.host_users, problems);
     }
+    let mut resized = BTreeSet::new();
     for (path, policy) in indexed(container, "resizePolicy", path) {
+        if !resized.insert(text(policy, "resourceName")) {
+            problems.push(FieldError::duplicate(&path, text(policy, "resourceName")));
+        }
         one_of(&path.child("resourceName"), text(policy, "resourceName"), &["cpu", "memory"], true, problems);
         let restart = text(policy, "restartPolicy");
         one_of(&path.child("restartPolicy"), restart, &["NotRequired", "RestartContainer"], true, problems);
@@ -143,6 +148,10 @@ fn ports(path: &Path, container: &Value, host_network: bool, problems: &mut Prob
             }
         }
         one_of(&path.child("protocol"), text(port, "protocol"), &["SCTP", "TCP", "UDP"], true, problems);
+        let host = text(port, "hostIP");
+        if !host.is_empty() {
+            ip(&path.child("hostIP"), host, problems);
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::resources;
 use crate::strategy::Strategy;
+use crate::strategy::networking::{NOT_A_CIDR, network};
 use crate::strategy::tools::{Problems, empty, indexed, map, named, one_of, strings, text};
 use apimachinery::field::{FieldError, Path};
 use apimachinery::names;
@@ -21,9 +22,8 @@ impl Strategy for Node {
         taints(&Path::new("spec").child("taints"), spec, &mut problems);
         let path = Path::new("spec").child("podCIDRs");
         for (at, cidr) in strings(spec, "podCIDRs").enumerate() {
-            if !cidr_like(cidr) {
-                let detail = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-                problems.push(FieldError::invalid(&path.index(at), cidr, detail));
+            if network(cidr).is_none() {
+                problems.push(FieldError::invalid(&path.index(at), cidr, NOT_A_CIDR));
             }
         }
         amounts(node, &mut problems);
@@ -70,17 +70,6 @@ fn taints(path: &Path, spec: &Value, problems: &mut Problems) {
         if !seen.insert((key, effect)) {
             problems.push(FieldError::duplicate(path, taint.clone()));
         }
-    }
-}
-
-/// Whether the text has the form address/bits.
-fn cidr_like(text: &str) -> bool {
-    let Some((address, bits)) = text.split_once('/') else { return false };
-    let Ok(bits) = bits.parse::<u8>() else { return false };
-    match address.parse::<std::net::IpAddr>() {
-        Ok(std::net::IpAddr::V4(_)) => bits <= 32,
-        Ok(std::net::IpAddr::V6(_)) => bits <= 128,
-        Err(_) => false,
     }
 }
 

@@ -211,6 +211,19 @@ mod tests {
                 "spec.containers[0].livenessProbe: Required value: must specify a handler type",
             ),
             (
+                json!({"containers": [{"name": "a", "image": "x"}], "hostNetwork": true,
+                    "securityContext": {"sysctls": [{"name": "net.core.somaxconn", "value": "1"}]}}),
+                "spec.securityContext.sysctls[0].name: Invalid value: \"net.core.somaxconn\": may not be specified when 'hostNetwork' is true",
+            ),
+            (
+                json!({"containers": [{"name": "a", "image": "x"}], "hostUsers": false, "hostPID": true}),
+                "spec.HostPID: Forbidden: when `hostUsers` is false",
+            ),
+            (
+                json!({"containers": [{"name": "a", "image": "x", "resources": {"limits": {"hugepages-2Mi": "2Mi"}, "requests": {"hugepages-2Mi": "2Mi"}}}]}),
+                "spec.containers[0].resources: Forbidden: HugePages require cpu or memory",
+            ),
+            (
                 json!({"containers": [{"name": "a", "image": "x"}], "volumes": [{"name": "v", "secret": {}}]}),
                 "spec.volumes[0].secret.secretName: Required value",
             ),

@@ -66,13 +66,41 @@ pub(in crate::strategy) fn spec(path: &Path, spec: &Value, problems: &mut Proble
     if let Some(os) = some(spec, "os") {
         one_of(&path.child("os").child("name"), text(os, "name"), &["linux", "windows"], true, problems);
     }
-    if context.host_network && flag(spec, "hostUsers") == Some(false) {
-        let detail = "when `hostNetwork` is true, `hostUsers` must be true";
-        problems.push(FieldError::forbidden(&path.child("hostUsers"), detail));
-    }
+    host_namespaces(path, spec, problems);
     if flag(spec, "shareProcessNamespace") == Some(true) && flag(spec, "hostPID") == Some(true) {
         let detail = "ShareProcessNamespace and HostPID cannot both be enabled";
         problems.push(FieldError::invalid(&path.child("shareProcessNamespace"), true, detail));
+    }
+}
+
+/// A user namespace of its own goes with no namespace of the host's, nor do settings of a namespace with the host's one.
+fn host_namespaces(path: &Path, spec: &Value, problems: &mut Problems) {
+    let shares = |field: &str| flag(spec, field) == Some(true);
+    if flag(spec, "hostUsers") == Some(false) {
+        for (field, name) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
+            if shares(field) {
+                problems.push(FieldError::forbidden(&path.child(name), "when `hostUsers` is false"));
+            }
+        }
+    }
+    let context = &spec["securityContext"];
+    for (path, sysctl) in indexed(context, "sysctls", &path.child("securityContext")) {
+        let name = text(sysctl, "name");
+        let dotted = name.replace('/', ".");
+        let ipc = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."];
+        let host = match () {
+            () if dotted.starts_with("net.") => "hostNetwork",
+            () if ipc.iter().any(|prefix| dotted.starts_with(prefix)) => "hostIPC",
+            () => continue,
+        };
+        if shares(host) {
+            let detail = format!("may not be specified when '{host}' is true");
+            problems.push(FieldError::invalid(&path.child("name"), name, detail));
+        }
+    }
+    if spec.pointer("/os/name").and_then(Value::as_str) == Some("linux") && some(context, "windowsOptions").is_some() {
+        let at = path.child("securityContext").child("windowsOptions");
+        problems.push(FieldError::forbidden(&at, "windows options cannot be set for a linux pod"));
     }
 }
 

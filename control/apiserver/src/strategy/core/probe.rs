@@ -54,6 +54,11 @@ fn handler(path: &Path, handler: &Value, allowed: &[&'static str], problems: &mu
             "exec" if empty(action, "command") => problems.push(FieldError::required(&at.child("command"), "")),
             "httpGet" => http_get(&at, action, problems),
             "tcpSocket" => port_number_or_name(&at.child("port"), &action["port"], problems),
+            "sleep" if int(action, "seconds").unwrap_or(0) < 0 => {
+                let seconds = int(action, "seconds").unwrap_or(0);
+                let detail = "must be non-negative and less than terminationGracePeriodSeconds";
+                problems.push(FieldError::invalid(&at, seconds, detail));
+            }
             "grpc" => port_number(&at.child("port"), int(action, "port").unwrap_or(0), problems),
             _ => {}
         }

@@ -36,6 +36,11 @@ pub(super) fn requirements(path: &Path, resources: &Value, problems: &mut Proble
         let limit = map(resources, "limits").and_then(|limits| limits.get(name));
         within_limit((&requests_path, &limits_path), name, request, limit, problems);
     }
+    let names =
+        || ["limits", "requests"].into_iter().filter_map(|list| map(resources, list)).flat_map(|list| list.keys());
+    if names().any(|name| name.starts_with("hugepages-")) && !names().any(|name| name == "cpu" || name == "memory") {
+        problems.push(FieldError::forbidden(path, "HugePages require cpu or memory"));
+    }
     for (name, _) in map(resources, "limits").into_iter().flatten() {
         let requested = map(resources, "requests").is_some_and(|requests| requests.contains_key(name));
         if name.starts_with("hugepages-") && !requested {

@@ -2,6 +2,7 @@
 
 use super::pod_spec::ip;
 use crate::strategy::Strategy;
+use crate::strategy::networking::{NOT_A_CIDR, network};
 use crate::strategy::tools::{
     Problems, default_to, each_mut, empty, flag, indexed, int, items, labels, map, named, one_of, port_number,
     port_number_or_name, some, strings, text, within,
@@ -130,6 +131,10 @@ fn ports(path: &Path, spec: &Value, headless: bool, problems: &mut Problems) {
                 problems.push(FieldError::invalid(&path.child("targetPort"), target.clone(), detail));
             }
         }
+        let protocol = text(port, "appProtocol");
+        if !protocol.is_empty() {
+            problems.extend(named(&path.child("appProtocol"), protocol, names::is_qualified_name(protocol)));
+        }
         if !seen_ports.insert((text(port, "protocol"), number)) {
             let value = json!({ "protocol": text(port, "protocol"), "port": number });
             problems.push(FieldError::duplicate(&path, value));
@@ -174,7 +179,11 @@ fn addresses(path: &Path, spec: &Value, problems: &mut Problems) {
             ));
         }
     }
+    let mut families = BTreeSet::new();
     for (at, family) in strings(spec, "ipFamilies").enumerate() {
+        if !families.insert(family) {
+            problems.push(FieldError::duplicate(&path.child("ipFamilies").index(at), family));
+        }
         one_of(&path.child("ipFamilies").index(at), family, &["IPv4", "IPv6"], true, problems);
     }
     let policy = text(spec, "ipFamilyPolicy");
@@ -220,11 +229,21 @@ fn by_type(path: &Path, spec: &Value, kind: &str, headless: bool, problems: &mut
         let detail = "may only be used when `type` is 'LoadBalancer'";
         problems.push(FieldError::forbidden(&path.child("allocateLoadBalancerNodePorts"), detail));
     }
-    if kind == "LoadBalancer" || empty(spec, "loadBalancerSourceRanges") {
-        return;
+    for field in ["loadBalancerSourceRanges", "loadBalancerClass"] {
+        if kind != "LoadBalancer" && !empty(spec, field) {
+            let detail = "may only be used when `type` is 'LoadBalancer'";
+            problems.push(FieldError::forbidden(&path.child(field), detail));
+        }
     }
-    let detail = "may only be used when `type` is 'LoadBalancer'";
-    problems.push(FieldError::forbidden(&path.child("loadBalancerSourceRanges"), detail));
+    for (index, range) in strings(spec, "loadBalancerSourceRanges").enumerate() {
+        if network(range.trim()).is_none() {
+            problems.push(FieldError::invalid(&path.child("loadBalancerSourceRanges").index(index), range, NOT_A_CIDR));
+        }
+    }
+    let class = text(spec, "loadBalancerClass");
+    if !class.is_empty() {
+        problems.extend(named(&path.child("loadBalancerClass"), class, names::is_qualified_name(class)));
+    }
 }
 
 fn policies(path: &Path, spec: &Value, kind: &str, problems: &mut Problems) {
@@ -238,6 +257,9 @@ fn policies(path: &Path, spec: &Value, kind: &str, problems: &mut Problems) {
     }
     let internal = text(spec, "internalTrafficPolicy");
     one_of(&path.child("internalTrafficPolicy"), internal, &["Cluster", "Local"], false, problems);
+    let distribution = text(spec, "trafficDistribution");
+    let supported = ["PreferClose", "PreferSameNode", "PreferSameZone"];
+    one_of(&path.child("trafficDistribution"), distribution, &supported, false, problems);
     let health = int(spec, "healthCheckNodePort").unwrap_or(0);
     if health != 0 && !(kind == "LoadBalancer" && external == "Local") {
         let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
@@ -277,6 +299,14 @@ mod tests {
             (
                 json!({ "ports": [{ "port": 1, "nodePort": 30000 }] }),
                 "spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'",
+            ),
+            (
+                json!({ "type": "LoadBalancer", "loadBalancerSourceRanges": ["10.0.0.0/40"], "ports": [{ "port": 1 }] }),
+                "spec.loadBalancerSourceRanges[0]: Invalid value: \"10.0.0.0/40\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+            ),
+            (
+                json!({ "ports": [{ "port": 1 }], "trafficDistribution": "Near" }),
+                "spec.trafficDistribution: Unsupported value: \"Near\": supported values: \"PreferClose\", \"PreferSameNode\", \"PreferSameZone\"",
             ),
         ];
         for (spec, expected) in cases {

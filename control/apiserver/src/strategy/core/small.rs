@@ -144,6 +144,15 @@ impl Strategy for Secret {
                 problems.push(FieldError::required(&Path::new("data").key(*key), ""));
             }
         }
+        for key in [".dockercfg", ".dockerconfigjson"] {
+            let encoded = map(secret, "data").and_then(|data| data.get(key)).and_then(Value::as_str);
+            let configures = kind == format!("kubernetes.io/{}", &key[1..]);
+            let decoded = encoded.filter(|_| configures).and_then(|text| STANDARD.decode(text).ok());
+            if let Some(Err(error)) = decoded.map(|bytes| serde_json::from_slice::<Value>(&bytes)) {
+                let value = "<secret contents redacted>";
+                problems.push(FieldError::invalid(&Path::new("data").key(key), value, error.to_string()));
+            }
+        }
         if kind == "kubernetes.io/basic-auth" && !has("username") && !has("password") {
             problems.push(FieldError::required(&Path::new("data").key("username"), ""));
             problems.push(FieldError::required(&Path::new("data").key("password"), ""));
