@@ -60,8 +60,10 @@ pub(super) fn start(env: &Env) {
     let (this, changed) = (Arc::clone(&controller), queue.clone());
     nodes.on_event(move |event| match event {
         Event::Upsert { old: None, new } => {
-            this.sign(&new.metadata.name);
-            changed.add(new.metadata.name.clone());
+            let name = &new.metadata.name;
+            this.sign(name);
+            changed.add(name.clone());
+            this.tell(new, "RegisteredNode", format!("Node {name} event: Registered Node {name} in Controller"));
         }
         Event::Upsert { old: Some(old), new } => {
             if old.status.conditions != new.status.conditions
@@ -71,7 +73,11 @@ pub(super) fn start(env: &Env) {
                 changed.add(new.metadata.name.clone());
             }
         }
-        Event::Delete(last) => this.forget(&last.metadata.name),
+        Event::Delete(last) => {
+            let name = &last.metadata.name;
+            this.forget(name);
+            this.tell(last, "RemovingNode", format!("Node {name} event: Removing Node {name} from Controller"));
+        }
     });
     let known = synced!(nodes, pods, leases);
     env.run(queue, 4, known, controller, |this, name| async move { this.reconcile(&name).await });
@@ -158,6 +164,10 @@ impl Controller {
         signs.get(name).map(Instant::elapsed).unwrap_or_default()
     }
 
+    fn tell(&self, node: &Node, reason: &str, message: String) {
+        self.recorder.event(&ObjectRef::of("v1", "Node", &node.metadata), EventType::Normal, reason, message);
+    }
+
     async fn reconcile(&self, name: &str) -> Result<Action> {
         let Some(node) = self.nodes.get(&ObjectKey::cluster(name)) else { return Ok(Action::Done) };
         let silence = self.silence(name);
@@ -167,9 +177,7 @@ impl Controller {
                 let patch = json!({ "metadata": { "uid": node.metadata.uid }, "status": { "conditions": unknown } });
                 let patched = self.rest.strategic_merge(&path_of(node.as_ref()).child("status"), &patch).await;
                 rest::absent_is_none(patched).doing(|| format!("give node {name} up"))?;
-                let about = ObjectRef::of("v1", "Node", &node.metadata);
-                let message = format!("Node {name} status is now: NodeNotReady");
-                self.recorder.event(&about, EventType::Normal, "NodeNotReady", message);
+                self.tell(&node, "NodeNotReady", format!("Node {name} status is now: NodeNotReady"));
                 // The change comes back as an event, and the rest follows then.
                 return Ok(Action::Done);
             }
