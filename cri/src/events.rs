@@ -93,22 +93,27 @@ pub fn subscribe(
 ) -> Result<mpsc::Receiver<RuntimeEvent>, EndpointError> {
     let channel = endpoint::channel(endpoint)?;
     let (sender, receiver) = mpsc::channel(QUEUE);
-    tasks.spawn(async move {
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
-        while !sender.is_closed() {
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                end = listen(&channel, &sender, &mut backoff) => match end {
-                    Ok(()) => tracing::debug!("containerd closed its event stream"),
-                    Err(status) => tracing::debug!(%status, "containerd's event stream broke"),
-                },
-            }
-            if !backoff.wait(&shutdown).await {
-                return;
-            }
-        }
+    supervise::spawn("runtime events", tasks, &shutdown.clone(), (channel, sender, shutdown), |state| {
+        let (channel, sender, shutdown) = state;
+        Box::pin(follow(channel, sender, shutdown))
     });
     Ok(receiver)
+}
+
+async fn follow(channel: &Channel, sender: &mpsc::Sender<RuntimeEvent>, shutdown: &CancellationToken) {
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+    while !sender.is_closed() {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            end = listen(channel, sender, &mut backoff) => match end {
+                Ok(()) => tracing::debug!("containerd closed its event stream"),
+                Err(status) => tracing::debug!(%status, "containerd's event stream broke"),
+            },
+        }
+        if !backoff.wait(shutdown).await {
+            return;
+        }
+    }
 }
 
 /// One subscription from its opening to its end.

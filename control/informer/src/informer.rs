@@ -75,7 +75,7 @@ impl<T: Projection> Builder<T> {
         });
         let path = Target::new(T::GROUP, T::VERSION, T::RESOURCE, self.namespace.as_deref()).path;
         let target = Target { path, ..self.target };
-        tasks.spawn(source::run(self.client, target, Feed(Arc::clone(&shared)), shutdown));
+        source::start(self.client, target, Feed(Arc::clone(&shared)), tasks, shutdown);
         Informer(shared)
     }
 }
@@ -177,8 +177,9 @@ impl<T: Projection> Shared<T> {
             for handler in handlers.iter() {
                 // One user's mistake must not stop the watch for all others.
                 let call = std::panic::AssertUnwindSafe(|| handler(event));
-                if std::panic::catch_unwind(call).is_err() {
+                if let Err(panic) = std::panic::catch_unwind(call) {
                     tracing::error!(resource = T::RESOURCE, key = %event.object().key(), "a handler panicked");
+                    supervise::panicked("informer handler", &*panic);
                 }
             }
         }

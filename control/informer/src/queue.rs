@@ -46,7 +46,6 @@ struct Inner<K> {
     name: &'static str,
     state: Mutex<State<K>>,
     wake: Notify,
-    panics: AtomicU64,
     failures: AtomicU64,
 }
 
@@ -80,13 +79,7 @@ impl<K: Key> Queue<K> {
             timers: BinaryHeap::new(),
             tries: HashMap::new(),
         };
-        Self(Arc::new(Inner {
-            name,
-            state: Mutex::new(state),
-            wake: Notify::new(),
-            panics: AtomicU64::new(0),
-            failures: AtomicU64::new(0),
-        }))
+        Self(Arc::new(Inner { name, state: Mutex::new(state), wake: Notify::new(), failures: AtomicU64::new(0) }))
     }
 
     /// Queues a key, unless it waits already.
@@ -163,11 +156,6 @@ impl<K: Key> Queue<K> {
         self.len() == 0
     }
 
-    /// How many reconciliations panicked.
-    pub fn panics(&self) -> u64 {
-        self.0.panics.load(Ordering::Relaxed)
-    }
-
     /// How many reconciliations failed, panics included.
     pub fn failures(&self) -> u64 {
         self.0.failures.load(Ordering::Relaxed)
@@ -196,13 +184,8 @@ impl<K: Key> Queue<K> {
             }
             Err(panic) => {
                 self.0.failures.fetch_add(1, Ordering::Relaxed);
-                self.0.panics.fetch_add(1, Ordering::Relaxed);
-                let message = panic
-                    .downcast_ref::<&str>()
-                    .map(|text| (*text).to_owned())
-                    .or_else(|| panic.downcast_ref::<String>().cloned())
-                    .unwrap_or_default();
-                tracing::error!(queue = name, ?key, message, "reconciliation panicked, trying again");
+                tracing::error!(queue = name, ?key, "reconciliation panicked, trying again");
+                supervise::panicked(name, &*panic);
                 self.add_rate_limited(key.clone());
             }
         }
@@ -283,6 +266,7 @@ pub fn run<K, F, W, E>(
     W: Future<Output = Result<Action, E>> + Send + 'static,
     E: Display + Send + 'static,
 {
+    let reconcile = Arc::new(reconcile);
     tasks.spawn(async move {
         let mut workers = JoinSet::new();
         loop {
@@ -291,8 +275,11 @@ pub fn run<K, F, W, E>(
                 () = shutdown.cancelled() => break,
                 Some(_) = workers.join_next(), if !workers.is_empty() => {}
                 key = queue.next(), if workers.len() < parallelism => {
-                    let (queue, work) = (queue.clone(), AssertUnwindSafe(Box::pin(reconcile(key.clone()))).catch_unwind());
-                    workers.spawn(async move { queue.finish(&key, work.await) });
+                    let (queue, reconcile) = (queue.clone(), Arc::clone(&reconcile));
+                    workers.spawn(async move {
+                        let work = AssertUnwindSafe(async { Box::pin(reconcile(key.clone())).await });
+                        queue.finish(&key, work.catch_unwind().await);
+                    });
                 }
             }
         }
@@ -362,16 +349,17 @@ mod tests {
 
     #[tokio::test]
     async fn failures_and_panics_are_tried_again() {
-        let (queue, tasks, shutdown) = (Queue::new("test"), TaskTracker::new(), CancellationToken::new());
+        let (queue, tasks, shutdown) = (Queue::new("panics"), TaskTracker::new(), CancellationToken::new());
         let calls = Arc::new(AtomicUsize::new(0));
         let (counted, ended) = (Arc::clone(&calls), shutdown.clone());
         let reconcile = move |_| {
             let (call, ended) = (counted.fetch_add(1, Ordering::SeqCst), ended.clone());
+            assert!(call != 1, "before there is a future");
             async move {
                 match call {
                     0 => Err("no"),
-                    1 => panic!("oh"),
-                    2 => Ok(Action::RequeueAfter(Duration::from_millis(1))),
+                    2 => panic!("inside of it"),
+                    3 => Ok(Action::RequeueAfter(Duration::from_millis(1))),
                     _ => {
                         ended.cancel();
                         Ok(Action::Done)
@@ -383,6 +371,7 @@ mod tests {
         run(queue.clone(), 2, reconcile, &tasks, shutdown);
         tasks.close();
         tokio::time::timeout(Duration::from_secs(5), tasks.wait()).await.unwrap();
-        assert_eq!((calls.load(Ordering::SeqCst), queue.failures(), queue.panics()), (4, 2, 1));
+        assert_eq!((calls.load(Ordering::SeqCst), queue.failures()), (5, 3));
+        assert_eq!(supervise::panics().iter().find(|(name, _)| *name == "panics"), Some(&("panics", 2)));
     }
 }

@@ -181,7 +181,9 @@ impl Recorder {
         let (queue, notes) = mpsc::channel(QUEUE);
         let source = Source { component: component.into(), host: host.into() };
         let writer = Writer { client, source, correlator: Correlator::new() };
-        tasks.spawn(writer.run(notes, shutdown));
+        supervise::spawn("event recorder", tasks, &shutdown.clone(), (writer, notes), move |(writer, notes)| {
+            Box::pin(writer.run(notes, shutdown.clone()))
+        });
         Self { queue, dropped: Arc::default() }
     }
 
@@ -218,7 +220,7 @@ impl Note {
 // === impl Writer ===
 
 impl Writer {
-    async fn run(mut self, mut notes: mpsc::Receiver<Note>, shutdown: CancellationToken) {
+    async fn run(&mut self, notes: &mut mpsc::Receiver<Note>, shutdown: CancellationToken) {
         loop {
             let note = tokio::select! {
                 biased;

@@ -11,6 +11,7 @@ use rand::RngExt;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::frame::{self, Frame, List, StubFrame};
 use crate::meta::Projection;
@@ -112,21 +113,40 @@ pub enum SourceError {
     },
 }
 
-/// Feeds `sink` until `shutdown`.
-pub async fn run<T: Revisioned>(
+/// Starts to feed `sink`, until `shutdown`. After a panic it is fed the whole state again.
+pub fn start<T: Revisioned>(
     client: kube::Client,
     target: Target,
-    mut sink: impl Sink<T>,
+    sink: impl Sink<T> + 'static,
+    tasks: &TaskTracker,
     shutdown: CancellationToken,
 ) {
-    let mut source = Source { client, target, watch_list: true, revision: None, replacing: false };
+    supervise::spawn(
+        "watch",
+        tasks,
+        &shutdown.clone(),
+        (client, target, sink, shutdown),
+        |(client, target, sink, shutdown)| {
+            let source = Source {
+                client: client.clone(),
+                target: target.clone(),
+                watch_list: true,
+                revision: None,
+                replacing: false,
+            };
+            Box::pin(run(source, sink, shutdown))
+        },
+    );
+}
+
+async fn run<T: Revisioned>(mut source: Source, sink: &mut impl Sink<T>, shutdown: &CancellationToken) {
     let mut backoff = Backoff::default();
     loop {
         let started = Instant::now();
         let ended = tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
-            ended = source.connect(&mut sink) => ended,
+            ended = source.connect(sink) => ended,
         };
         if started.elapsed() >= HEALTHY {
             backoff = Backoff::default();

@@ -1,9 +1,12 @@
 //! The scheduler at work: informers feed cache and queue, one task runs the cycles, bindings are written beside it.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use apimachinery::time::now_rfc3339;
+use futures::FutureExt;
 use informer::recorder::{EventType, ObjectRef, Recorder};
 use informer::rest::{self, Path, Rest};
 use informer::source::error_chain;
@@ -65,13 +68,16 @@ impl Scheduler {
         nodes.on_event(move |event| on_node.node(event));
         pods.on_event(move |event| on_pod.pod(event));
         let cycles = Arc::clone(&inner);
-        tasks.spawn(async move {
-            let synced = async { tokio::join!(nodes.synced(), pods.synced()) };
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                _ = synced => {}
-            }
-            cycles.run(shutdown).await;
+        let (stop, state) = (shutdown.clone(), (cycles, nodes, pods, shutdown));
+        supervise::spawn("scheduler", tasks, &stop, state, |(cycles, nodes, pods, shutdown)| {
+            Box::pin(async move {
+                let synced = async { tokio::join!(nodes.synced(), pods.synced()) };
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    _ = synced => {}
+                }
+                cycles.run(shutdown).await;
+            })
         });
         Scheduler(inner)
     }
@@ -136,7 +142,7 @@ impl Inner {
         self.wake.notify_one();
     }
 
-    async fn run(self: Arc<Self>, shutdown: CancellationToken) {
+    async fn run(self: &Arc<Self>, shutdown: &CancellationToken) {
         let mut start = 0;
         loop {
             let (next, deadline) = {
@@ -160,21 +166,33 @@ impl Inner {
             };
             let mut cycle_state = CycleState::default();
             let pick = |count| if count > 1 { rand::random_range(0..count) } else { 0 };
-            let choice = cycle::schedule(&self.plugins, &mut cycle_state, &pod, &nodes, &mut start, pick);
+            let cycle = || {
+                let chosen = cycle::schedule(&self.plugins, &mut cycle_state, &pod, &nodes, &mut start, pick);
+                chosen.map(|node| self.reserve(&mut cycle_state, &pod, &node).then_some(node))
+            };
+            let choice = catch_unwind(AssertUnwindSafe(cycle));
             drop(nodes);
+            let choice = match choice {
+                Ok(choice) => choice,
+                Err(panic) => {
+                    self.give_back(&pod, &*panic);
+                    continue;
+                }
+            };
             // Waiting here bounds the writes under way; a scheduler that runs far ahead of the API server gains nothing.
             let permit = tokio::select! {
                 () = shutdown.cancelled() => return,
                 permit = Arc::clone(&self.writes).acquire_owned() => permit,
             };
-            let this = Arc::clone(&self);
+            let this = Arc::clone(self);
             match choice {
-                Ok(node) => {
-                    if !self.reserve(&mut cycle_state, &pod, &node) {
-                        continue;
-                    }
+                Ok(None) => {}
+                Ok(Some(node)) => {
                     self.tasks.spawn(async move {
-                        this.bind(&pod, &node).await;
+                        let bound = AssertUnwindSafe(this.bind(&pod, &node)).catch_unwind().await;
+                        if let Err(panic) = bound {
+                            this.give_back(&pod, &*panic);
+                        }
                         drop(permit);
                     });
                 }
@@ -189,6 +207,16 @@ impl Inner {
             // Cycles do not wait for I/O: let the others on this thread have their turn.
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Puts a pod back whose scheduling panicked, to be tried again after its back-off.
+    fn give_back(&self, pod: &PodInfo, panic: &(dyn Any + Send)) {
+        supervise::panicked("scheduling", panic);
+        let mut state = self.state();
+        state.cache.forget(&pod.key());
+        state.queue.failed(&pod.key(), Instant::now());
+        drop(state);
+        self.wake.notify_one();
     }
 
     /// Assumes the pod on `node` and asks the plugins. False if one refuses.

@@ -46,7 +46,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 async fn watch(store: &Arc<dyn Store>) -> Result<(), Box<dyn std::error::Error>> {
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
     let extract: Extractor = Arc::new(|_: &[u8]| Selectable::default());
-    let options = CacheOptions::new(Vec::new(), extract, tasks.clone(), shutdown.clone());
+    let options = CacheOptions::new(Vec::new(), extract, store::Budget::new(16 << 20), tasks.clone(), shutdown.clone());
     let cache = WatchCache::start(store.clone(), "/registry/core/pods/", options).await?;
     let watchers: Vec<_> = (0..WATCHERS)
         .map(|_| {

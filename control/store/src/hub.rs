@@ -85,6 +85,19 @@ impl Hub {
         self.published.send_replace(last.revision());
     }
 
+    /// The store stands at `revision`, and of how it came there not everything may have been published: all watchers are cut
+    /// off, to resume from the store's history.
+    pub(crate) fn resume_at(&self, revision: Revision) {
+        let mut streams = lock(&self.streams);
+        self.committed.store(revision, Ordering::Release);
+        for queue in streams.drain(..).filter_map(|stream| stream.upgrade()) {
+            lock(&queue.state).lagged = true;
+            queue.newest.store(revision, Ordering::Release);
+            queue.ready.notify_one();
+        }
+        self.published.send_replace(revision);
+    }
+
     /// Ends all watches.
     pub(crate) fn close(&self) {
         for queue in lock(&self.streams).drain(..).filter_map(|stream| stream.upgrade()) {

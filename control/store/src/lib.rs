@@ -13,7 +13,8 @@ mod sqlite;
 
 pub use api::{EventKind, Expect, KeyValue, Page, Result, Revision, Store, StoreError, StoreEvent};
 pub use cache::{
-    CacheError, CacheOptions, Entry, Extractor, Pairs, Range, Selectable, Snapshot, WatchCache, WatchEvent, Watcher,
+    Budget, CacheError, CacheOptions, Entry, Extractor, Pairs, Range, Selectable, Snapshot, WatchCache, WatchEvent,
+    Watcher,
 };
 pub use hub::WatchStream;
 pub use memory::MemoryStore;

@@ -1,6 +1,8 @@
 //! Log lines go to standard error: to systemd's journal, or to the file that the installer redirects them to.
 
 use crate::cli::{LogArgs, LogFormat};
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::panic::PanicHookInfo;
 use tracing_subscriber::EnvFilter;
 
 /// Installs the process's subscriber. `KEELSON_LOG` (a tracing filter) overrides `-v`.
@@ -16,4 +18,13 @@ pub(crate) fn init(args: &LogArgs) {
         LogFormat::Text => subscriber.init(),
         LogFormat::Json => subscriber.json().init(),
     }
+    std::panic::set_hook(Box::new(panicked));
+}
+
+/// Tells where a panic is; who catches it cannot.
+fn panicked(panic: &PanicHookInfo<'_>) {
+    let place = panic.location().map(ToString::to_string);
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    tracing::error!(place, message = panic.payload_as_str(), backtrace, "panic");
 }

@@ -3,6 +3,7 @@
 //! This file parses, runs and exits; nothing else. The command line is in [`cli`], what each command does in the
 //! module of its name.
 
+mod allocator;
 mod check;
 mod cli;
 mod completion;

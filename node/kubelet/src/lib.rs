@@ -126,9 +126,11 @@ impl Kubelet {
             runtime,
             images: Arc::clone(&pods.images),
         };
-        tasks.spawn(keeper.run());
-        tasks.spawn(logs::run(context, Arc::clone(&pods)));
-        tasks.spawn(pods.run(events));
+        supervise::spawn("node", &tasks, &shutdown, keeper, |keeper| Box::pin(keeper.run()));
+        supervise::spawn("logs", &tasks, &shutdown, (context, Arc::clone(&pods)), |(context, pods)| {
+            Box::pin(logs::run(context, pods))
+        });
+        supervise::spawn("pods", &tasks, &shutdown, (pods, events), |(pods, events)| Box::pin(pods.run(events)));
         Ok(Kubelet { config, api })
     }
 

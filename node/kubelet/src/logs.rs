@@ -15,7 +15,7 @@ const MAX_FILES: usize = 5;
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Rotates until shutdown.
-pub(crate) async fn run(context: Arc<Context>, pods: Arc<Pods>) {
+pub(crate) async fn run(context: &Context, pods: &Pods) {
     let mut timer = tokio::time::interval(INTERVAL);
     loop {
         tokio::select! {
@@ -25,7 +25,7 @@ pub(crate) async fn run(context: Arc<Context>, pods: Arc<Pods>) {
         for handle in pods.handles() {
             let view = Arc::clone(&handle.view.borrow());
             for run in view.records.values().filter_map(|record| record.current.as_ref()).filter(|run| run.alive()) {
-                if let Err(error) = one(&context, &run.id, Path::new(&run.log_path)).await {
+                if let Err(error) = one(context, &run.id, Path::new(&run.log_path)).await {
                     tracing::warn!(log = run.log_path, error, "cannot rotate a container's log");
                 }
             }

@@ -91,7 +91,7 @@ impl Pods {
     }
 
     /// Keeps workers in step with the API and tells them of the runtime's events.
-    pub(crate) async fn run(self: Arc<Self>, mut events: mpsc::Receiver<RuntimeEvent>) {
+    pub(crate) async fn run(self: &Arc<Self>, events: &mut mpsc::Receiver<RuntimeEvent>) {
         let PodSource::Api(informer) = &self.source;
         let mut changed = informer.changed();
         let shutdown = self.context.shutdown.clone();

@@ -166,8 +166,10 @@ impl Network {
         let ports = server.host_ports();
         let keeper =
             Keeper { config, cluster, handle, server, nodes: nodes.clone(), ports: ports.clone(), applied: None };
-        tasks.spawn(async move {
-            shutdown.run_until_cancelled(keeper.run()).await;
+        supervise::spawn("network", tasks, &shutdown.clone(), (keeper, shutdown), |(keeper, shutdown)| {
+            Box::pin(async {
+                shutdown.run_until_cancelled(keeper.run()).await;
+            })
         });
         Ok(Self { nodes, node_name, ports })
     }
@@ -237,7 +239,7 @@ struct Keeper {
 }
 
 impl Keeper {
-    async fn run(mut self) {
+    async fn run(&mut self) {
         let mut changed = self.nodes.changed();
         self.nodes.synced().await;
         loop {

@@ -95,7 +95,10 @@ impl Authorizer {
             .filter_map(|(source, group, resource)| {
                 let cache = cache(group, resource)?;
                 let waker = cache.subscribe(cache.prefix()).1;
-                tasks.spawn(feed_task(Arc::clone(self), source, waker, shutdown.clone()));
+                let state = (Arc::clone(self), waker, shutdown.clone());
+                supervise::spawn("authorizer", tasks, shutdown, state, move |(authorizer, waker, shutdown)| {
+                    Box::pin(feed_task(authorizer, source, waker, shutdown))
+                });
                 Some(Feed::start(source, cache, self))
             })
             .collect();
@@ -154,7 +157,7 @@ impl Authorizer {
 }
 
 /// Keeps one source current. The waker only tells that there is something; the feed's own watcher says what.
-async fn feed_task(authorizer: Arc<Authorizer>, source: Source, mut waker: Watcher, shutdown: CancellationToken) {
+async fn feed_task(authorizer: &Authorizer, source: Source, waker: &mut Watcher, shutdown: &CancellationToken) {
     loop {
         let woken = tokio::select! {
             () = shutdown.cancelled() => return,
@@ -166,9 +169,9 @@ async fn feed_task(authorizer: Arc<Authorizer>, source: Source, mut waker: Watch
         };
         match woken {
             Ok(_) => {}
-            Err(CacheError::Lagged) => waker = feed.cache.subscribe(feed.cache.prefix()).1,
+            Err(CacheError::Lagged) => *waker = feed.cache.subscribe(feed.cache.prefix()).1,
             Err(_) => return,
         }
-        feed.catch_up(&authorizer);
+        feed.catch_up(authorizer);
     }
 }

@@ -34,7 +34,7 @@ use apimachinery::status::Status;
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::Value;
-use store::{Store, WatchCache};
+use store::{Budget, Store, WatchCache};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -76,6 +76,9 @@ struct Timing {
     bookmarks: Duration,
 }
 
+/// Bytes that recent events of all resources may take.
+const EVENTS: usize = 16 << 20;
+
 const TIMING: Timing = Timing { patience: Duration::from_secs(3), bookmarks: Duration::from_secs(60) };
 
 /// One request to a resource, as the verbs see it.
@@ -108,7 +111,8 @@ impl Registry {
         shutdown: CancellationToken,
         timing: Timing,
     ) -> Self {
-        let environment = Environment { store, tasks, shutdown, patience: timing.patience };
+        let budget = Budget::new(EVENTS);
+        let environment = Environment { store, tasks, shutdown, budget, patience: timing.patience };
         let resources = Resources::new(&environment);
         let (admission, allocators) = (Chain::new(), OnceCell::new());
         let inner = Inner { config, environment, resources, admission, allocators, timing };
@@ -293,14 +297,12 @@ impl Call<'_> {
         let form = respond::Form::negotiate(self.accept, self.query)?;
         let options = WriteOptions::parse(self.query, "UpdateOptions")?;
         let object = self.decode(&body, options)?;
-        drop(body);
         self.check_name(&object)?;
         let may_create = matches!(part, Part::Main) && storage.facts.create_on_update && self.may_create();
-        let mut object = Some(object);
-        // A second attempt is rare, and the only reason to keep a copy.
-        let mut change = |_: &Value| Ok(object.clone().unwrap_or_default());
+        let mut first = Some(object);
+        // A second attempt is rare: it reads the body again.
+        let mut change = |_: &Value| first.take().map_or_else(|| self.decode(&body, options), Ok);
         let written = self.writer(options.dry_run)?.update(self.name, part, may_create, &mut change).await?;
-        object.take();
         let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
         respond::object(code, self.served, storage, form, &written.bytes)
     }

@@ -8,7 +8,7 @@ use apimachinery::gvk::{Gvk, api_version};
 use apimachinery::resources::{self, Resource};
 use apimachinery::schema::Schema;
 use apimachinery::status::Status;
-use store::{CacheOptions, Store, WatchCache};
+use store::{Budget, CacheOptions, Store, WatchCache};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -64,6 +64,8 @@ pub(crate) struct Environment {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,
+    /// What the caches' recent events may take together.
+    pub(crate) budget: Arc<Budget>,
     /// How long a read waits for a revision that is still to come.
     pub(crate) patience: Duration,
 }
@@ -100,9 +102,9 @@ impl Storage {
         self.cache
             .get_or_try_init(|| async {
                 let fields = self.facts.fields;
-                let Environment { store, tasks, shutdown, .. } = self.environment.clone();
+                let Environment { store, tasks, shutdown, budget, .. } = self.environment.clone();
                 let names = fields.iter().map(|field| (*field).to_owned()).collect();
-                let options = CacheOptions::new(names, extractor(fields), tasks, shutdown);
+                let options = CacheOptions::new(names, extractor(fields), budget, tasks, shutdown);
                 WatchCache::start(store, &self.prefix, options).await
             })
             .await

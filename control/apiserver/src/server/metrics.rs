@@ -3,7 +3,8 @@
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -26,6 +27,21 @@ struct RequestLabels {
 struct DurationLabels {
     verb: &'static str,
     resource: String,
+}
+
+/// What has panicked in this process beside requests, by task.
+#[derive(Debug)]
+struct TaskPanics;
+
+impl Collector for TaskPanics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let panics = Family::<[(&str, &str); 1], Counter>::default();
+        for (task, count) in supervise::panics() {
+            panics.get_or_create(&[("task", task)]).inc_by(count);
+        }
+        let help = "Panics of tasks that went on afterwards";
+        panics.encode(encoder.encode_descriptor("keelson_task_panics", help, None, panics.metric_type())?)
+    }
 }
 
 /// The server's metrics.
@@ -52,6 +68,7 @@ impl Metrics {
         registry.register("apiserver_request_duration_seconds", "Time to the answer's head", durations.clone());
         registry.register("apiserver_connections", "Open TLS connections", connections.clone());
         registry.register("apiserver_request_panics", "Requests that ended in a panic", panics.clone());
+        registry.register_collector(Box::new(TaskPanics));
         Self { registry, requests, durations, connections, panics }
     }
 

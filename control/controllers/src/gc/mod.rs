@@ -68,7 +68,7 @@ pub(crate) fn start(env: &Env) {
         let target = Target::new(&resource.group, &resource.version, &resource.resource, None);
         let target = Target { accept: METADATA_ONLY, ..target };
         let feed = Feed { collector: Arc::clone(&collector), resource: number, seen: None, synced: false };
-        env.tasks.spawn(source::run(client.clone(), target, feed, env.shutdown.clone()));
+        source::start(client.clone(), target, feed, &env.tasks, env.shutdown.clone());
     }
     let mut settled = collector.settled.subscribe();
     let known = async move { drop(settled.wait_for(|settled| *settled).await) };

@@ -4,16 +4,18 @@
 //! acknowledged by the store before a read began is seen by it, without waiting for the cache's task.
 //!
 //! - [`map`] is the ordered map; a [`Snapshot`] of it is two pointers, and a list walks it without a lock.
-//! - [`ring`] keeps recent events, bounded by count and bytes. Watchers read it by index: an event is stored, encoded and
+//! - [`ring`] keeps recent events, bounded by count, and by the bytes of a [`Budget`] that all caches share. Watchers read it by index: an event is stored, encoded and
 //!   announced once, whatever the number of watchers. Who falls off its end is cut off.
 //! - Older revisions are had by undoing events on a snapshot, and beyond the ring from the store's history.
 
+mod budget;
 mod entry;
 mod map;
 mod ring;
 mod watch_cache;
 mod watcher;
 
+pub use budget::Budget;
 pub use entry::{Entry, Extractor, Pairs, Selectable, WatchEvent};
 pub use map::{Range, Snapshot};
 pub use watch_cache::{CacheError, CacheOptions, WatchCache};

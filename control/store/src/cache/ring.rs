@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::budget::Budget;
 use super::entry::WatchEvent;
 use crate::api::Revision;
 
@@ -16,33 +17,53 @@ pub(crate) struct Ring {
     first: u64,
     /// Everything after this revision is kept.
     floor: Revision,
-    bytes: usize,
     max_events: usize,
-    max_bytes: usize,
+    budget: Arc<Budget>,
 }
 
 impl Ring {
-    pub(crate) fn new(floor: Revision, max_events: usize, max_bytes: usize) -> Ring {
-        Ring { events: VecDeque::new(), first: 0, floor, bytes: 0, max_events, max_bytes }
+    pub(crate) fn new(floor: Revision, max_events: usize, budget: Arc<Budget>) -> Ring {
+        Ring { events: VecDeque::new(), first: 0, floor, max_events, budget }
     }
 
+    /// Adds an event. Who pushes asks the budget afterwards to be kept.
     pub(crate) fn push(&mut self, event: Arc<WatchEvent>) {
-        self.bytes += cost(&event);
+        self.budget.take(cost(&event));
         self.events.push_back(event);
-        while self.events.len() > self.max_events || (self.bytes > self.max_bytes && self.events.len() > 1) {
-            let Some(oldest) = self.events.pop_front() else { break };
-            self.bytes -= cost(&oldest);
-            self.first += 1;
-            self.floor = oldest.revision();
+        while self.events.len() > self.max_events {
+            self.pop();
         }
+    }
+
+    /// The revision of the first event kept.
+    pub(crate) fn oldest(&self) -> Option<Revision> {
+        self.events.front().map(|event| event.revision())
+    }
+
+    /// Forgets the oldest events, up to a revision where one is given, until the budget is kept.
+    pub(crate) fn forget(&mut self, until: Option<Revision>) {
+        while self.budget.is_exceeded() && self.oldest().is_some_and(|oldest| until.is_none_or(|until| oldest < until))
+        {
+            self.pop();
+        }
+        // What a burst made room for is not kept for the next one.
+        self.events.shrink_to(2 * self.events.len());
     }
 
     /// Forgets everything, as after a gap; watchers notice that they fell off.
     pub(crate) fn reset(&mut self, floor: Revision) {
-        self.first = self.end() + 1;
-        self.events.clear();
-        self.bytes = 0;
+        while !self.events.is_empty() {
+            self.pop();
+        }
+        self.first += 1;
         self.floor = floor;
+    }
+
+    fn pop(&mut self) {
+        let Some(oldest) = self.events.pop_front() else { return };
+        self.budget.give_back(cost(&oldest));
+        self.first += 1;
+        self.floor = oldest.revision();
     }
 
     /// Everything after this revision is still here.
@@ -64,6 +85,12 @@ impl Ring {
     pub(crate) fn since(&self, index: u64) -> Option<impl DoubleEndedIterator<Item = &Arc<WatchEvent>>> {
         let skip = usize::try_from(index.checked_sub(self.first)?).ok()?;
         (skip <= self.events.len()).then(|| self.events.range(skip..))
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.reset(self.floor);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The cache itself: fed by the store, read by requests.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::budget::Budget;
 use super::entry::{Entry, Extractor, WatchEvent};
 use super::map::{Map, Snapshot};
 use super::ring::Ring;
@@ -31,8 +32,8 @@ pub struct CacheOptions {
     pub extract: Extractor,
     /// Events kept for watchers.
     pub max_events: usize,
-    /// Bytes of superseded states kept alive by them.
-    pub max_bytes: usize,
+    /// The memory that they may take, shared with other caches.
+    pub budget: Arc<Budget>,
     /// Where the cache's task is spawned.
     pub tasks: TaskTracker,
     /// Ends it.
@@ -85,9 +86,12 @@ pub(super) struct Shared {
     state: RwLock<State>,
     /// The state is that of this revision. Written under `feed`.
     revision: AtomicU64,
-    /// Tells the task that a reader applied events which are not announced yet.
+    /// Tells the task that a reader applied events which are not announced yet, or could not.
     unannounced: Notify,
+    /// Events were taken from the stream and, because of a panic, not applied.
+    torn: AtomicBool,
     announced: watch::Sender<u64>,
+    budget: Arc<Budget>,
 }
 
 pub(super) struct State {
@@ -96,15 +100,28 @@ pub(super) struct State {
     pub(super) closed: bool,
 }
 
+/// Notes that a panic came between taking events and applying them, and wakes the task, which reads them again.
+struct Applying<'a>(&'a Shared);
+
+impl Drop for Applying<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.torn.store(true, Ordering::Release);
+            self.0.unannounced.notify_one();
+        }
+    }
+}
+
 impl CacheOptions {
-    /// Default bounds: 8,192 events and 8 MiB.
+    /// At most 8,192 events.
     pub fn new(
         fields: Vec<String>,
         extract: Extractor,
+        budget: Arc<Budget>,
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> CacheOptions {
-        CacheOptions { fields, extract, max_events: 8_192, max_bytes: 8 << 20, tasks, shutdown }
+        CacheOptions { fields, extract, max_events: 8_192, budget, tasks, shutdown }
     }
 }
 
@@ -121,14 +138,20 @@ impl WatchCache {
             feed: Mutex::new(Arc::new(stream)),
             state: RwLock::new(State {
                 map,
-                ring: Ring::new(revision, options.max_events, options.max_bytes),
+                ring: Ring::new(revision, options.max_events, options.budget.clone()),
                 closed: false,
             }),
             revision: AtomicU64::new(revision),
             unannounced: Notify::new(),
+            torn: AtomicBool::new(false),
             announced: watch::Sender::new(0),
+            budget: options.budget,
         });
-        options.tasks.spawn(run(shared.clone(), options.shutdown));
+        shared.budget.join(&shared);
+        let state = (shared.clone(), options.shutdown.clone());
+        supervise::spawn("watch cache", &options.tasks, &options.shutdown, state, |(shared, shutdown)| {
+            Box::pin(run(shared, shutdown))
+        });
         Ok(WatchCache { shared })
     }
 
@@ -276,7 +299,7 @@ impl Shared {
         let ((published, newest), applied) = (stream.progress(), self.revision());
         if newest <= applied {
             self.revision.store(published.max(applied), Ordering::Release);
-        } else if let Ok(true) = self.apply(&stream) {
+        } else if !matches!(self.apply(&stream), Ok(false)) {
             self.unannounced.notify_one();
         }
     }
@@ -285,6 +308,10 @@ impl Shared {
     fn apply(&self, stream: &WatchStream) -> Result<bool, StoreError> {
         let (published, newest) = stream.progress();
         let applied = self.revision();
+        if self.torn.load(Ordering::Acquire) {
+            return Err(StoreError::Lagged);
+        }
+        let _applying = Applying(self);
         let events = stream.take()?;
         let Some(last) = events.last().map(|event| event.revision()) else {
             // A resumed stream counts from where it was made, with or without events before that.
@@ -301,8 +328,15 @@ impl Shared {
             };
             state.ring.push(Arc::new(WatchEvent::new(event.kind, entry, previous)));
         }
+        drop(state);
+        self.budget.enforce();
         self.revision.store(if last >= newest { published.max(last) } else { last }, Ordering::Release);
         Ok(true)
+    }
+
+    /// Forgets the oldest events, up to a revision, until the budget is kept.
+    pub(super) fn forget(&self, until: Option<Revision>) {
+        self.state_mut().ring.forget(until);
     }
 
     fn entry(&self, event: &StoreEvent) -> Arc<Entry> {
@@ -336,7 +370,10 @@ impl Shared {
     async fn resume(&self) -> Result<(), StoreError> {
         let from = self.revision();
         match self.store.watch(&self.prefix, from).await {
-            Ok(stream) => *lock(&self.feed) = Arc::new(stream),
+            Ok(stream) => {
+                *lock(&self.feed) = Arc::new(stream);
+                self.torn.store(false, Ordering::Release);
+            }
             Err(StoreError::Compacted { oldest }) => {
                 tracing::warn!(prefix = %self.prefix, from, oldest, "the watch cache fell behind the store; loading anew");
                 let (map, revision, stream) = load(&self.store, &self.prefix, &self.field_names, &self.extract)
@@ -351,6 +388,7 @@ impl Shared {
                 state.ring.reset(revision);
                 self.revision.store(revision, Ordering::Release);
                 *feed = Arc::new(stream);
+                self.torn.store(false, Ordering::Release);
             }
             Err(error) => return Err(error),
         }
@@ -379,7 +417,7 @@ async fn load(
 }
 
 /// The cache's task: applies events that no reader has applied, announces them, and resumes a stream that was cut off.
-async fn run(shared: Arc<Shared>, shutdown: CancellationToken) {
+async fn run(shared: &Shared, shutdown: &CancellationToken) {
     let mut pace = Pace::new();
     let mut retry = Duration::from_millis(50);
     loop {
@@ -396,6 +434,7 @@ async fn run(shared: Arc<Shared>, shutdown: CancellationToken) {
             Err(StoreError::Lagged) => {
                 if let Err(error) = shared.resume().await {
                     tracing::error!(prefix = %shared.prefix, %error, "the watch cache cannot follow the store; trying again");
+                    shared.unannounced.notify_one();
                     tokio::select! {
                         () = shutdown.cancelled() => break,
                         () = tokio::time::sleep(retry) => retry = (retry * 2).min(Duration::from_secs(5)),

@@ -11,6 +11,8 @@ use crate::api::Revision;
 
 /// Events handed out at once: enough to fill large buffers, few enough to let other tasks run.
 const BATCH: usize = 512;
+/// The same in bytes: what a client that does not read holds on to.
+const BATCH_BYTES: usize = 1 << 20;
 
 /// A running watch. It holds an index into the cache's ring, no queue of its own: who falls off the ring's end gets
 /// [`CacheError::Lagged`], once and for all.
@@ -42,22 +44,29 @@ impl Watcher {
     /// The events that are there, without waiting.
     pub fn take(&mut self) -> Result<Vec<Arc<WatchEvent>>, CacheError> {
         if !self.backlog.is_empty() {
-            let count = self.backlog.len().min(BATCH);
+            let mut bytes = 0;
+            let full = |event: &Arc<WatchEvent>| {
+                let full = bytes >= BATCH_BYTES;
+                bytes += event.entry.bytes.len();
+                full
+            };
+            let count = self.backlog.iter().position(full).unwrap_or(self.backlog.len()).min(BATCH);
             let events: Vec<_> = self.backlog.drain(..count).collect();
             self.after = events.last().map_or(self.after, |event| event.revision());
             return Ok(events);
         }
         let state = self.shared.state();
         let Some(fresh) = state.ring.since(self.next) else { return Err(CacheError::Lagged) };
-        let mut events = Vec::new();
+        let (mut events, mut bytes) = (Vec::new(), 0);
         for event in fresh {
-            if events.len() == BATCH {
+            if events.len() == BATCH || bytes >= BATCH_BYTES {
                 break;
             }
             self.next += 1;
             if event.revision() > self.after {
                 self.after = event.revision();
                 if event.entry.key.starts_with(&*self.prefix) {
+                    bytes += event.entry.bytes.len();
                     events.push(event.clone());
                 }
             }

@@ -1,5 +1,6 @@
 //! Checkpoints: moving the write-ahead log into the database while the writer goes on.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -36,9 +37,10 @@ impl Checkpoints {
         let (wanted, name) = (restart.clone(), path.clone());
         let copy = move || {
             while queue.recv().is_ok() {
-                match run(&connection, "PASSIVE") {
-                    Ok(log) => wanted.store(log > RESTART, Ordering::Relaxed),
-                    Err(error) => warn(&name, &error),
+                match catch_unwind(AssertUnwindSafe(|| run(&connection, "PASSIVE"))) {
+                    Ok(Ok(log)) => wanted.store(log > RESTART, Ordering::Relaxed),
+                    Ok(Err(error)) => warn(&name, &error),
+                    Err(panic) => supervise::panicked("store checkpoint", &*panic),
                 }
             }
         };

@@ -2,11 +2,12 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::{SqliteOptions, failure};
 use crate::api::{Result, Revision, StoreError};
@@ -46,9 +47,13 @@ pub(super) struct Opened {
     pub(super) connection: Connection,
     pub(super) revision: Revision,
     pub(super) compacted: Revision,
+    pub(super) identity: Identity,
     /// Held as long as the writer lives.
     pub(super) lock: File,
 }
+
+/// Device and inode.
+pub(super) type Identity = (u64, u64);
 
 pub(super) fn open(path: &Path, options: &SqliteOptions) -> Result<Opened> {
     let io = |action, error: &std::io::Error| io_error(path, action, error);
@@ -69,15 +74,30 @@ pub(super) fn open(path: &Path, options: &SqliteOptions) -> Result<Opened> {
         if let Some(bytes) = options.max_bytes {
             connection.pragma_update(None, "max_page_count", bytes / PAGE_SIZE)?;
         }
-        let compacted = connection.query_row("SELECT compacted FROM history", [], |row| row.get(0))?;
-        let newest: Option<Revision> = connection.query_row("SELECT max(rev) FROM kv", [], |row| row.get(0))?;
-        Ok((compacted, newest.unwrap_or(0).max(compacted)))
+        revisions(&connection)
     })();
     let (compacted, revision) = opened.map_err(|error| failure(path, "opening", &error))?;
     if fresh {
         sync_directory(path)?;
     }
-    Ok(Opened { connection, revision, compacted, lock })
+    let identity = identity(path).map_err(|error| io("reading", &error))?;
+    Ok(Opened { connection, revision, compacted, identity, lock })
+}
+
+fn identity(path: &Path) -> std::io::Result<Identity> {
+    fs::metadata(path).map(|file| (file.dev(), file.ino()))
+}
+
+/// Whether the path still leads to the file that was opened.
+pub(super) fn is_still(path: &Path, opened: Identity) -> bool {
+    identity(path).is_ok_and(|now| now == opened)
+}
+
+/// The oldest revision that is kept, and the newest.
+pub(super) fn revisions(connection: &Connection) -> rusqlite::Result<(Revision, Revision)> {
+    let compacted = connection.query_row("SELECT compacted FROM history", [], |row| row.get(0))?;
+    let newest: Option<Revision> = connection.query_row("SELECT max(rev) FROM kv", [], |row| row.get(0))?;
+    Ok((compacted, newest.unwrap_or(0).max(compacted)))
 }
 
 /// A connection set up as all of ours are: acknowledged means synced, and no checkpoint in a writer's way.
@@ -86,6 +106,8 @@ pub(super) fn connect(path: &Path, fresh: bool) -> Result<Connection> {
     let connect = || {
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY)?;
+        // Else a statement is compiled anew for every key that is bound to it.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         if fresh {
             // Before the first page is written. (Later it would change nothing, and be a write all the same.)
             connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
@@ -130,8 +152,13 @@ fn inspect(path: &Path) -> Result<bool> {
     if !header.starts_with(MAGIC) || header.len() < 100 {
         return Err(damaged(path, "it is not an SQLite database".to_owned()));
     }
-    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
-        .map_err(|error| failure(path, "opening", &error))?;
+    let open = |flags| Connection::open_with_flags(path, flags).map_err(|error| failure(path, "opening", &error));
+    let mut connection = open(OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let unfinished = connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get::<_, i64>(0)).err();
+    if unfinished.is_some_and(|error| error.sqlite_error_code() == Some(ErrorCode::ReadOnly)) {
+        // The making of a database was cut short by a power failure; SQLite takes it back before anything can be read.
+        connection = open(OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    }
     inspect_database(path, &connection, length)
 }
 

@@ -49,18 +49,32 @@ impl History {
         revision: Revision,
         options: &SqliteOptions,
     ) -> rusqlite::Result<History> {
-        let sql = "SELECT coalesce(sum(length(old.value) + ?2), 0)
-                   FROM kv AS new JOIN kv AS old ON old.rev = new.prev WHERE new.rev > ?1";
-        let superseded = connection.query_row(sql, params![compacted, ROW], |row| row.get(0))?;
-        let mark = Mark { at: Instant::now(), revision, superseded };
-        Ok(History {
+        let mut history = History {
             max_age: options.history_age,
             max_bytes: options.history_bytes,
             compacted,
             pending: None,
-            superseded,
-            marks: if revision > compacted { [mark].into() } else { VecDeque::new() },
-        })
+            superseded: 0,
+            marks: VecDeque::new(),
+        };
+        history.reopen(connection, compacted, revision)?;
+        Ok(history)
+    }
+
+    /// Learns anew what the database has.
+    pub(super) fn reopen(
+        &mut self,
+        connection: &Connection,
+        compacted: Revision,
+        revision: Revision,
+    ) -> rusqlite::Result<()> {
+        let sql = "SELECT coalesce(sum(length(old.value) + ?2), 0)
+                   FROM kv AS new JOIN kv AS old ON old.rev = new.prev WHERE new.rev > ?1";
+        self.superseded = connection.query_row(sql, params![compacted, ROW], |row| row.get(0))?;
+        let mark = Mark { at: Instant::now(), revision, superseded: self.superseded };
+        self.marks = if revision > compacted { [mark].into() } else { VecDeque::new() };
+        (self.compacted, self.pending) = (compacted, None);
+        Ok(())
     }
 
     /// Notes `count` writes up to `revision` that superseded `bytes` of values.

@@ -1,8 +1,9 @@
 //! The writer: one thread, one transaction for everything queued, one sync, then the answers.
 
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -65,6 +66,8 @@ struct Writer {
     expiry: Option<i64>,
     /// Housekeeping rests until then, after a failure.
     rest_until: Option<Instant>,
+    /// Which file it is.
+    identity: file::Identity,
     /// Set once a sync failed: the kernel may have dropped pages that it could not write, so no later commit can be trusted.
     poisoned: Option<String>,
     _lock: File,
@@ -106,6 +109,7 @@ pub(super) fn start(
         history,
         expiry,
         rest_until: None,
+        identity: opened.identity,
         poisoned: None,
         _lock: opened.lock,
     };
@@ -121,8 +125,19 @@ pub(super) fn start(
                     count = queue.recv_many(&mut commands, BATCH) => if count == 0 { return None },
                     () = tokio::time::sleep_until(writer.deadline().into()) => {}
                 }
-                if let Some(reply) = writer.turn(&mut commands) {
-                    return Some(reply);
+                // Unwinding takes the transaction back and drops the writes' senders, which tells those who wait.
+                let turn = catch_unwind(AssertUnwindSafe(|| writer.turn(&mut commands)));
+                match turn {
+                    Ok(None) => {}
+                    Ok(Some(reply)) => return Some(reply),
+                    Err(panic) => {
+                        supervise::panicked("store writer", &*panic);
+                        commands.clear();
+                        if let Err(error) = writer.recover() {
+                            tracing::error!(%error, "the store cannot go on after a panic");
+                            return None;
+                        }
+                    }
                 }
             }
         });
@@ -142,6 +157,19 @@ pub(super) fn start(
 }
 
 impl Writer {
+    /// After a panic: what is in the database counts, and watchers that may have missed some of it read it again.
+    fn recover(&mut self) -> Result<()> {
+        let Self { connection, shared, history, .. } = self;
+        let read = (|| {
+            let (compacted, revision) = file::revisions(connection)?;
+            history.reopen(connection, compacted, revision)?;
+            Ok((revision, first_expiry(connection)?))
+        })();
+        (self.revision, self.expiry) = read.map_err(|error| failure(&shared.path, "reading", &error))?;
+        self.shared.hub.resume_at(self.revision);
+        Ok(())
+    }
+
     /// When there is something to do without a command.
     fn deadline(&self) -> Instant {
         let now = Instant::now();
@@ -211,6 +239,8 @@ impl Writer {
             for write in writes {
                 effect.apply(&transaction, write, self.revision)?;
             }
+            #[cfg(test)]
+            tests::trip(writes, tests::BEFORE_COMMIT);
             if effect.events.is_empty() {
                 return transaction.rollback();
             }
@@ -227,6 +257,8 @@ impl Writer {
             self.expiry = [self.expiry, expiry].into_iter().flatten().min();
             self.history.written(self.revision, events.len(), superseded_bytes);
             self.history.committed();
+            #[cfg(test)]
+            tests::trip(writes, tests::AFTER_COMMIT);
             self.shared.hub.publish(&events);
             self.checkpoints.committed(pages, &self.connection);
         }
@@ -294,6 +326,15 @@ impl Writer {
     }
 
     fn usable(&self) -> Result<()> {
+        if !file::is_still(&self.shared.path, self.identity) {
+            return Err(StoreError::Io {
+                action: "writing",
+                path: self.shared.path.clone(),
+                message: "the file was moved or deleted while it was in use, so nothing more can be kept in it; \
+                          put it back, or restart keelson to go on without it"
+                    .to_owned(),
+            });
+        }
         match &self.poisoned {
             None => Ok(()),
             Some(message) => Err(StoreError::Io {
@@ -394,9 +435,10 @@ impl Effect {
     }
 }
 
+const NEWEST: &str = "SELECT rev, value, created, expires FROM kv WHERE key = ?1 ORDER BY rev DESC LIMIT 1";
+
 fn newest(transaction: &Transaction<'_>, key: &Arc<str>) -> rusqlite::Result<Option<Newest>> {
-    let sql = "SELECT rev, value, created, expires FROM kv WHERE key = ?1 ORDER BY rev DESC LIMIT 1";
-    let found = transaction.prepare_cached(sql)?.query_row([key], |row| {
+    let found = transaction.prepare_cached(NEWEST)?.query_row([key], |row| {
         let Some(value) = row.get::<_, Option<Vec<u8>>>(1)? else { return Ok(None) };
         let (mod_revision, create_revision) = (row.get(0)?, row.get(2)?);
         let object = KeyValue { key: key.clone(), value: value.into(), create_revision, mod_revision };
@@ -413,9 +455,13 @@ fn expiry(ttl: Duration) -> i64 {
     now_ms().saturating_add(i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX))
 }
 
+/// The time, as it was when first asked for and has passed since: a clock that is set meanwhile neither ends objects early nor
+/// keeps them.
 fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    static START: OnceLock<(Duration, Instant)> = OnceLock::new();
+    let now = || (SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(), Instant::now());
+    let (start, at) = START.get_or_init(now);
+    i64::try_from((*start + at.elapsed()).as_millis()).unwrap_or(i64::MAX)
 }
 
 /// The same error for another of the writes that shared the transaction.
@@ -427,5 +473,58 @@ fn again(error: &StoreError) -> StoreError {
             StoreError::Io { action, path: path.clone(), message: message.clone() }
         }
         other => StoreError::Io { action: "writing", path: Path::new("").to_path_buf(), message: other.to_string() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{SqliteStore, Store};
+
+    /// Writes of these keys make the writer panic.
+    pub(super) const BEFORE_COMMIT: &str = "/panics/before-commit";
+    pub(super) const AFTER_COMMIT: &str = "/panics/after-commit";
+
+    pub(super) fn trip(writes: &[Write], key: &str) {
+        assert!(writes.iter().all(|write| &*write.key != key), "{key}");
+    }
+
+    #[tokio::test]
+    async fn a_panic_fails_its_writes_and_loses_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = SqliteStore::open(directory.path().join("state.db"), &SqliteOptions::default()).unwrap();
+        let stream = store.watch("/", store.current_revision().await.unwrap()).await.unwrap();
+        let put = |key| store.put(key, Bytes::from_static(b"1"), Expect::Any, None);
+        let first = put("/a").await.unwrap();
+        put(BEFORE_COMMIT).await.unwrap_err();
+        assert_eq!(store.current_revision().await.unwrap(), first);
+        put(AFTER_COMMIT).await.unwrap_err();
+        // It is durable although nobody was told so: later writes, readers and watchers see it.
+        assert_eq!(put("/b").await.unwrap(), first + 2);
+        let keys: Vec<_> = store.list("/", None, 0, None).await.unwrap().items.into_iter().map(|kv| kv.key).collect();
+        assert_eq!(keys.iter().map(|key| &**key).collect::<Vec<_>>(), ["/a", "/b", AFTER_COMMIT]);
+        assert_eq!(stream.take().unwrap().len(), 1);
+        assert!(matches!(stream.take(), Err(StoreError::Lagged)), "the stream missed an event and says so");
+        let resumed = store.watch("/", first).await.unwrap();
+        let keys: Vec<_> = resumed.take().unwrap().iter().map(|event| event.object.key.to_string()).collect();
+        assert_eq!(keys, [AFTER_COMMIT, "/b"]);
+        assert!(supervise::panics().contains(&("store writer", 2)));
+    }
+
+    #[test]
+    fn statements_are_compiled_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let opened = file::open(&directory.path().join("state.db"), &SqliteOptions::default()).unwrap();
+        let mut connection = opened.connection;
+        let transaction = connection.transaction().unwrap();
+        let mut effect = Effect::default();
+        for n in 0..10 {
+            let change = Change::Put { value: Bytes::from_static(b"{}"), ttl: None };
+            let write = Write { key: format!("/k/{}", n % 3).into(), change, expect: Expect::Any, reply: None };
+            effect.apply(&transaction, &write, 1).unwrap();
+        }
+        let statement = transaction.prepare_cached(NEWEST).unwrap();
+        assert_eq!(statement.get_status(rusqlite::StatementStatus::RePrepare), 0);
+        assert!(statement.get_status(rusqlite::StatementStatus::Run) >= 10);
     }
 }

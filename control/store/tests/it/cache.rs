@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use store::{
-    CacheError, CacheOptions, EventKind, Expect, Extractor, MemoryStore, Revision, Selectable, Snapshot, Store,
+    Budget, CacheError, CacheOptions, EventKind, Expect, Extractor, MemoryStore, Revision, Selectable, Snapshot, Store,
     WatchCache, WatchEvent, Watcher,
 };
 use tokio_util::sync::CancellationToken;
@@ -23,14 +24,15 @@ struct Setup {
 }
 
 /// Values are `{"metadata":{…}}`; what follows the last colon is the one label and the one field.
-async fn setup(store: Arc<dyn Store>, change: impl Fn(&mut CacheOptions)) -> Setup {
+async fn setup(store: Arc<dyn Store>, change: impl FnOnce(&mut CacheOptions)) -> Setup {
     let extract: Extractor = Arc::new(|bytes: &[u8]| {
         let value = std::str::from_utf8(bytes).unwrap();
         let field = value.rsplit(':').next().unwrap().trim_matches(['"', '}']).to_owned();
         Selectable { labels: vec![("v".to_owned(), field.clone())], fields: vec![field] }
     });
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
-    let mut options = CacheOptions::new(vec!["status.v".to_owned()], extract, tasks.clone(), shutdown.clone());
+    let mut options =
+        CacheOptions::new(vec!["status.v".to_owned()], extract, Budget::new(1 << 20), tasks.clone(), shutdown.clone());
     change(&mut options);
     let cache = WatchCache::start(store.clone(), PODS, options).await.unwrap();
     Setup { store, cache, tasks, shutdown }
@@ -225,13 +227,47 @@ async fn a_slow_watcher_is_cut_off_and_others_are_not() {
 
 #[tokio::test]
 async fn bytes_bound_the_ring_too() {
-    let setup = setup(Arc::new(MemoryStore::new()), |options| options.max_bytes = 20_000).await;
+    let setup = setup(Arc::new(MemoryStore::new()), |options| options.budget = Budget::new(20_000)).await;
     let (_, mut slow) = setup.cache.subscribe(PODS);
     for n in 0..10 {
         setup.put("a", format!("{}:{n}", "x".repeat(4_000))).await;
     }
     assert_eq!(setup.cache.snapshot().len(), 1);
     assert!(matches!(slow.next().await, Err(CacheError::Lagged)));
+}
+
+#[tokio::test]
+async fn caches_share_one_budget_and_the_oldest_events_go_first() {
+    const NODES: &str = "/registry/core/nodes/";
+    let (budget, mut options) = (Budget::new(20_000), None);
+    let pods = setup(Arc::new(MemoryStore::new()), |own| {
+        own.budget = budget.clone();
+        options = Some(own.clone());
+    })
+    .await;
+    let nodes = WatchCache::start(pods.store.clone(), NODES, options.unwrap()).await.unwrap();
+    let large = |n: usize| format!("{}:{n}", "x".repeat(4_000));
+    let (_, mut slow) = pods.cache.subscribe(PODS);
+    for n in 0..3 {
+        pods.put("a", large(n)).await;
+    }
+    let (_, mut quick) = pods.cache.subscribe(PODS);
+    pods.put("a", large(3)).await;
+    pods.cache.revision();
+    for n in 0..3 {
+        let value = text(format!("{{\"metadata\":{{}},\"v\":\"{}\"}}", large(n)));
+        pods.store.put(&format!("{NODES}n"), value, Expect::Any, None).await.unwrap();
+        nodes.revision();
+    }
+    assert!(budget.used() <= 20_000, "{}", budget.used());
+    assert!(matches!(slow.take(), Err(CacheError::Lagged)), "the pods' first event was the oldest");
+    assert_eq!(quick.take().unwrap().len(), 1, "their last one was not");
+    drop((nodes, slow, quick));
+    pods.shutdown.cancel();
+    pods.tasks.close();
+    soon(pods.tasks.wait()).await;
+    drop(pods);
+    assert_eq!(budget.used(), 0, "what is dropped uses nothing");
 }
 
 #[tokio::test]
@@ -268,4 +304,27 @@ async fn waiting_for_a_revision_ends_when_it_comes() {
     assert!(early.is_err());
     setup.store.put("/registry/x", text("{}"), Expect::Any, None).await.unwrap();
     soon(waiter).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_panic_over_one_event_loses_none() {
+    let armed = Arc::new(AtomicBool::new(true));
+    let setup = setup(Arc::new(MemoryStore::new()), |options| {
+        let extract = options.extract.clone();
+        options.extract = Arc::new(move |bytes| {
+            let bad = bytes.windows(4).any(|part| part == b"boom");
+            assert!(!bad || !armed.swap(false, Ordering::SeqCst), "this event");
+            extract(bytes)
+        });
+    })
+    .await;
+    let (_, mut watcher) = setup.cache.subscribe(PODS);
+    setup.put("a", 1).await;
+    setup.put("b", "boom").await;
+    let last = setup.put("c", 3).await;
+    // The cache's own task is the first to look at them, and panics.
+    let names: Vec<_> = until(&mut watcher, last).await.iter().map(|event| event.entry.name().to_owned()).collect();
+    assert_eq!(names, ["a", "b", "c"]);
+    assert_eq!(setup.cache.snapshot().len(), 3);
+    assert!(supervise::panics().contains(&("watch cache", 1)));
 }

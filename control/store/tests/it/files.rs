@@ -79,6 +79,21 @@ async fn an_empty_file_is_a_new_database() {
 }
 
 #[tokio::test]
+async fn nothing_is_acknowledged_that_a_deleted_file_would_lose() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, aside) = (directory.path().join("state.db"), directory.path().join("aside.db"));
+    let store = open(&directory);
+    store.put("/k", text("1"), Expect::Any, None).await.unwrap();
+    fs::rename(&path, &aside).unwrap();
+    let error = store.put("/k", text("2"), Expect::Any, None).await.unwrap_err().to_string();
+    assert!(error.contains("moved or deleted") && error.contains(&*path.to_string_lossy()), "{error}");
+    fs::write(&path, "").unwrap();
+    assert!(store.put("/k", text("2"), Expect::Any, None).await.is_err(), "another file in its place is not the same");
+    fs::rename(&aside, &path).unwrap();
+    store.put("/k", text("2"), Expect::Any, None).await.unwrap();
+}
+
+#[tokio::test]
 async fn two_cannot_open_one_database() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(&directory);

@@ -7,6 +7,7 @@ mod contract;
 mod crash;
 mod endurance;
 mod files;
+mod power;
 
 use std::future::Future;
 use std::sync::Arc;

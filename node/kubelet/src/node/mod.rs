@@ -42,7 +42,7 @@ pub(crate) struct NodeKeeper {
 
 impl NodeKeeper {
     /// Registers and keeps the status until shutdown.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(&self) {
         let shutdown = self.context.shutdown.clone();
         tokio::select! {
             () = shutdown.cancelled() => {}

@@ -190,7 +190,7 @@ pub(crate) fn spawn(context: &Arc<Context>, pod: Arc<Pod>, rejected: Option<Fail
         done: false,
         pod,
     };
-    context.tasks.spawn(worker.run());
+    supervise::spawn("pod", &context.tasks, &context.shutdown, worker, |worker| Box::pin(worker.run()));
     Handle { inbox: sender, view }
 }
 
@@ -207,8 +207,10 @@ fn later(now: Timestamp, delay: Duration) -> Timestamp {
 }
 
 impl Worker {
-    async fn run(mut self) {
+    async fn run(&mut self) {
         let shutdown = self.context.shutdown.clone();
+        // Also after a panic: what was decided upon then may have been half done.
+        self.observed = false;
         let bell = Arc::clone(&self.bell);
         while !self.done {
             let wake = self.step().await;

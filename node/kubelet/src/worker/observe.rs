@@ -224,6 +224,9 @@ impl Worker {
             Err(error) => {
                 // A job of ours panicked: which one is not known, so everything is looked at anew.
                 tracing::error!(pod = %self.shared.id, %error, "a job of the pod's worker failed");
+                if let Ok(panic) = error.try_into_panic() {
+                    supervise::panicked("pod job", &*panic);
+                }
                 self.state.busy.clear();
                 self.writing = false;
                 self.removing = false;

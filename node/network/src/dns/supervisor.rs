@@ -62,8 +62,10 @@ impl Supervisor {
         let changes = Arc::new(Changes::default());
         subscribe(&changes, &traffic);
         let worker = Worker { config, client, keeper, traffic, changes, published: false };
-        tasks.spawn(async move {
-            shutdown.run_until_cancelled(worker.run()).await;
+        supervise::spawn("dns supervisor", tasks, &shutdown.clone(), (worker, shutdown), |(worker, shutdown)| {
+            Box::pin(async {
+                shutdown.run_until_cancelled(worker.run()).await;
+            })
         });
         Ok(Self)
     }
@@ -200,7 +202,7 @@ struct Worker {
 }
 
 impl Worker {
-    async fn run(mut self) {
+    async fn run(&mut self) {
         tokio::join!(self.traffic.services.synced(), self.traffic.slices.synced());
         loop {
             if let Err(error) = self.feed().await {

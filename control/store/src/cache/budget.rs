@@ -1,0 +1,66 @@
+//! The memory that recent events may take, for all caches together.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+use super::watch_cache::Shared;
+use crate::hub::lock;
+
+/// A bound in bytes that caches share. When it is passed, the oldest events go first, whichever cache has them: all of them
+/// remember back to about the same moment.
+pub struct Budget {
+    limit: usize,
+    used: AtomicUsize,
+    caches: Mutex<Vec<Weak<Shared>>>,
+}
+
+impl Budget {
+    /// A bound of so many bytes.
+    pub fn new(limit: usize) -> Arc<Budget> {
+        Arc::new(Budget { limit, used: AtomicUsize::new(0), caches: Mutex::default() })
+    }
+
+    /// The bytes in use.
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn join(&self, cache: &Arc<Shared>) {
+        let mut caches = lock(&self.caches);
+        caches.retain(|cache| cache.strong_count() > 0);
+        caches.push(Arc::downgrade(cache));
+    }
+
+    pub(super) fn take(&self, bytes: usize) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn give_back(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_exceeded(&self) -> bool {
+        self.used() > self.limit
+    }
+
+    /// Forgets the oldest events until the rest fits. No cache's state may be locked by the caller.
+    pub(super) fn enforce(&self) {
+        if !self.is_exceeded() {
+            return;
+        }
+        // One at a time: two would forget twice as much as need be.
+        let caches = lock(&self.caches);
+        let caches: Vec<_> = caches.iter().filter_map(Weak::upgrade).collect();
+        let oldest = |number: usize| caches[number].state().ring.oldest().map(|revision| Reverse((revision, number)));
+        let mut rings: BinaryHeap<_> = (0..caches.len()).filter_map(oldest).collect();
+        while self.is_exceeded()
+            && let Some(Reverse((_, number))) = rings.pop()
+        {
+            let until = rings.peek().map(|Reverse((revision, _))| *revision);
+            caches[number].forget(until);
+            rings.extend(oldest(number));
+        }
+    }
+}
