@@ -24,7 +24,7 @@ const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
 /// Installs what is missing; does nothing, quickly, where nothing is.
 pub(crate) fn run(build_only: bool) -> anyhow::Result<()> {
     ebpf_toolchain()?;
-    c_compiler()?;
+    c_tools()?;
     if !build_only {
         programs()?;
     }
@@ -40,8 +40,10 @@ fn programs() -> anyhow::Result<()> {
     install(&missing).with_context(|| format!("install {} by hand, then run this again", missing.join(", ")))
 }
 
-fn c_compiler() -> anyhow::Result<()> {
-    if sh::find("cc").is_some() { Ok(()) } else { install(&["gcc", "libc6-dev"]) }
+/// A compiler for SQLite, aws-lc and jemalloc; the last is built by make.
+fn c_tools() -> anyhow::Result<()> {
+    let there = sh::find("cc").is_some() && sh::find("make").is_some();
+    if there { Ok(()) } else { install(&["gcc", "libc6-dev", "make"]) }
 }
 
 fn ebpf_toolchain() -> anyhow::Result<()> {

@@ -244,6 +244,15 @@ pub fn splice_rv_at(bytes: &[u8], rv_at: usize, revision: u64) -> Bytes {
     [head, entry.as_bytes(), tail].concat().into()
 }
 
+/// Bytes that [`splice_rv`] made, at another revision.
+pub fn replace_rv(bytes: &Bytes, revision: u64) -> Bytes {
+    const FIELD: &[u8] = b"\"resourceVersion\":\"";
+    let Some(at) = rv_position(bytes).filter(|at| bytes[*at..].starts_with(FIELD)) else { return bytes.clone() };
+    let digits = at + FIELD.len();
+    let end = bytes[digits..].iter().position(|byte| *byte == b'"').map_or(digits, |length| digits + length);
+    [&bytes[..digits], revision.to_string().as_bytes(), &bytes[end..]].concat().into()
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -263,6 +272,9 @@ mod tests {
         let mut expect = object;
         expect["metadata"]["resourceVersion"] = "9".into();
         assert_eq!(spliced, expect);
+        let replaced = replace_rv(&splice_rv(&encoded.bytes, 9), 1_234);
+        assert_eq!(replaced, splice_rv(&encoded.bytes, 1_234));
+        assert_eq!(replace_rv(&encoded.bytes, 9), encoded.bytes, "there is none to replace");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::map::Entry;
 use serde_json::{Map, Number, Value};
 
 use super::trail::Trail;
@@ -176,15 +177,19 @@ impl<'de> Visitor<'de> for Seed<'_> {
                 order.borrow_mut().push(trail.path());
             }
             let value = entries.next_value_seed(self.deeper(&trail))?;
-            if map.contains_key(&key) {
-                let path = trail.path();
-                let text = match line {
-                    0 => format!("duplicate field \"{path}\""),
-                    line => format!("yaml: unmarshal errors:\n  line {line}: key \"{key}\" already set in map"),
-                };
-                self.context.duplicates.borrow_mut().push(Complaint { path, text });
+            match map.entry(key) {
+                Entry::Vacant(entry) => drop(entry.insert(value)),
+                Entry::Occupied(mut entry) => {
+                    let key = entry.key();
+                    let path = Trail::Field(self.trail, key).path();
+                    let text = match line {
+                        0 => format!("duplicate field \"{path}\""),
+                        line => format!("yaml: unmarshal errors:\n  line {line}: key \"{key}\" already set in map"),
+                    };
+                    self.context.duplicates.borrow_mut().push(Complaint { path, text });
+                    entry.insert(value);
+                }
             }
-            map.insert(key, value);
         }
         Ok(Value::Object(map))
     }

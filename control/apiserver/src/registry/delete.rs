@@ -26,8 +26,12 @@ const PARALLEL: usize = 32;
 
 /// What became of an object.
 pub(crate) enum Deleted {
-    /// It is gone; this was its last state.
-    Gone(Bytes),
+    /// It is gone.
+    Gone {
+        /// Its last state, at the deletion's revision.
+        last: Bytes,
+        uid: String,
+    },
     /// It goes later.
     Pending(Bytes),
 }
@@ -48,12 +52,11 @@ pub(super) async fn delete(call: &Call<'_>, options: &DeleteOptions) -> Result<R
     let form = Form::negotiate(call.accept, call.query)?;
     let deleted = call.writer(options.dry_run)?.delete(call.name, options).await?;
     match deleted {
-        Deleted::Gone(bytes) if storage.facts.returns_deleted => {
-            respond::object(StatusCode::OK, call.served, storage, form, &bytes)
+        Deleted::Gone { last, .. } if storage.facts.returns_deleted => {
+            respond::object(StatusCode::OK, call.served, storage, form, &last)
         }
-        Deleted::Gone(bytes) => {
-            let object = convert::parse(&bytes)?;
-            let mut details = json!({"name": call.name, "kind": storage.resource, "uid": meta::uid(&object)});
+        Deleted::Gone { uid, .. } => {
+            let mut details = json!({"name": call.name, "kind": storage.resource, "uid": uid});
             if !storage.group.is_empty() {
                 details["group"] = storage.group.into();
             }
@@ -126,12 +129,12 @@ impl Writer<'_> {
     }
 
     async fn remove_now(&self, entry: &Arc<Entry>, old: &Value) -> Result<Option<Deleted>, Status> {
+        let uid = meta::uid(old).to_owned();
         if self.dry_run {
-            return Ok(Some(Deleted::Gone(entry.bytes.clone())));
+            return Ok(Some(Deleted::Gone { last: entry.bytes.clone(), uid }));
         }
         let Some(revision) = self.remove(entry).await? else { return Ok(None) };
-        let encoded = meta::encode(old);
-        Ok(Some(Deleted::Gone(meta::splice_rv_at(&encoded.bytes, encoded.rv_at, revision))))
+        Ok(Some(Deleted::Gone { last: meta::replace_rv(&entry.bytes, revision), uid }))
     }
 
     async fn admit_deletion(&self, name: &str, old: &Value) -> Result<(), Status> {
@@ -161,19 +164,18 @@ impl Writer<'_> {
 
 /// What a deletion does to an object.
 fn step(storage: &Storage, old: &Value, options: &DeleteOptions, now: Timestamp) -> Step {
-    let mut new = old.clone();
-    set_finalizers(&mut new, options.propagation);
+    let finalizers = finalizers(old, options.propagation);
     if (storage.group, storage.resource) == ("", "namespaces") {
-        return namespace_step(new, now);
+        return namespace_step(with_finalizers(old, finalizers), now);
     }
-    let pending = meta::finalizers(&new).next().is_some();
+    let pending = !finalizers.is_empty();
     if !storage.facts.graceful {
-        return if pending { mark(new, now, 0) } else { Step::Remove };
+        return if pending { mark(with_finalizers(old, finalizers), now, 0) } else { Step::Remove };
     }
     if let Some(at) = meta::deletion_timestamp(old) {
         let present = meta::deletion_grace_period_seconds(old).unwrap_or(0);
         if present <= 0 {
-            return if pending { mark(new, now, 0) } else { Step::Remove };
+            return if pending { mark(with_finalizers(old, finalizers), now, 0) } else { Step::Remove };
         }
         return match options.grace {
             Some(grace) if grace < present => {
@@ -181,7 +183,7 @@ fn step(storage: &Storage, old: &Value, options: &DeleteOptions, now: Timestamp)
                 let asked = time::parse(at).and_then(|at| at.checked_sub(SignedDuration::from_secs(present)).ok());
                 match grace {
                     0 if !pending => Step::Remove,
-                    grace => mark_at(new, asked.unwrap_or(now), grace),
+                    grace => mark_at(with_finalizers(old, finalizers), asked.unwrap_or(now), grace),
                 }
             }
             _ => Step::Leave,
@@ -189,7 +191,7 @@ fn step(storage: &Storage, old: &Value, options: &DeleteOptions, now: Timestamp)
     }
     match pod_grace(old, options.grace) {
         0 if !pending => Step::Remove,
-        grace => mark(new, now, grace),
+        grace => mark(with_finalizers(old, finalizers), now, grace),
     }
 }
 
@@ -237,25 +239,28 @@ fn namespace_step(mut new: Value, now: Timestamp) -> Step {
     Step::Mark(new)
 }
 
-/// Adds the finalizer that the propagation policy asks for and takes the other one off.
-fn set_finalizers(object: &mut Value, propagation: Option<Propagation>) {
-    let Some(propagation) = propagation else { return };
+/// The object's finalizers, with the one that the propagation policy asks for and without the other one.
+fn finalizers(object: &Value, propagation: Option<Propagation>) -> Vec<&str> {
+    let present = meta::finalizers(object);
+    let Some(propagation) = propagation else { return present.collect() };
     let wanted = match propagation {
         Propagation::Orphan => Some(meta::ORPHAN_FINALIZER),
         Propagation::Foreground => Some(meta::FOREGROUND_FINALIZER),
         Propagation::Background => None,
     };
-    let mut finalizers: Vec<Value> = meta::finalizers(object)
-        .filter(|one| ![meta::ORPHAN_FINALIZER, meta::FOREGROUND_FINALIZER].contains(one) || Some(*one) == wanted)
-        .map(Value::from)
-        .collect();
-    if let Some(wanted) = wanted.filter(|wanted| !meta::has_finalizer(object, wanted)) {
-        finalizers.push(wanted.into());
-    }
-    let Some(metadata) = meta::metadata_mut(object) else { return };
+    let other =
+        |one: &&str| ![meta::ORPHAN_FINALIZER, meta::FOREGROUND_FINALIZER].contains(one) || Some(*one) == wanted;
+    let added = wanted.filter(|wanted| !meta::has_finalizer(object, wanted));
+    present.filter(other).chain(added).collect()
+}
+
+fn with_finalizers(old: &Value, finalizers: Vec<&str>) -> Value {
+    let mut new = old.clone();
+    let Some(metadata) = meta::metadata_mut(&mut new) else { return new };
     if finalizers.is_empty() {
         metadata.remove("finalizers");
     } else {
         metadata.insert("finalizers".to_owned(), finalizers.into());
     }
+    new
 }

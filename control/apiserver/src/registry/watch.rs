@@ -26,6 +26,8 @@ use super::{Call, convert, errors};
 use crate::request::{BoxError, ResponseBody};
 
 const CHUNK: usize = 64 * 1024;
+/// What an event's frame has beside its object.
+const FRAME: usize = 40;
 /// A watch without `timeoutSeconds` ends after once to twice this time, so that a fleet does not come back at once.
 const DEFAULT_SECONDS: u64 = 1800;
 
@@ -154,11 +156,7 @@ impl Watch {
                 biased;
                 () = self.shutdown.cancelled() => return None,
                 events = watcher.next() => match events {
-                    Ok(events) => {
-                        for event in &events {
-                            self.writer.event(event, &mut out);
-                        }
-                    }
+                    Ok(events) => self.writer.events(&events, &mut out),
                     Err(CacheError::Closed) => return None,
                     Err(error) => self.watcher = Err(Some(errors::cache(&error))),
                 },
@@ -203,12 +201,16 @@ impl FrameWriter {
         self.form == Form::Object && self.api_version == self.storage.api_version
     }
 
+    fn events(&mut self, events: &[Arc<WatchEvent>], out: &mut BytesMut) {
+        if !(self.selection.is_everything() && self.name.is_empty() && self.plain()) {
+            return events.iter().for_each(|event| self.event(event, out));
+        }
+        out.reserve(events.iter().map(|event| event.entry.bytes.len() + FRAME).sum());
+        events.iter().for_each(|event| event.write_frame(out));
+    }
+
     /// An event as this watcher sees it: an object that enters its selection is added, one that leaves it is deleted.
     fn event(&mut self, event: &WatchEvent, out: &mut BytesMut) {
-        if self.selection.is_everything() && self.name.is_empty() && self.plain() {
-            event.write_frame(out);
-            return;
-        }
         let after = event.kind != EventKind::Deleted && self.matches(&event.entry);
         let before = match (&event.previous, event.kind) {
             (Some(previous), _) => self.matches(previous),
@@ -222,7 +224,7 @@ impl FrameWriter {
             (true, false) if event.kind == EventKind::Deleted => self.entry(EventKind::Deleted, &event.entry, out),
             (true, false) => {
                 let last = event.previous.as_ref().unwrap_or(&event.entry);
-                let bytes = at_revision(&last.bytes, event.revision());
+                let bytes = meta::replace_rv(&last.bytes, event.revision());
                 self.object(EventKind::Deleted.as_str(), &bytes, out);
             }
         }
@@ -298,19 +300,10 @@ impl FrameWriter {
 }
 
 fn frame(kind: &str, object: &[u8], out: &mut BytesMut) {
-    out.reserve(object.len() + 40);
+    out.reserve(object.len() + FRAME);
     out.put_slice(b"{\"type\":\"");
     out.put_slice(kind.as_bytes());
     out.put_slice(b"\",\"object\":");
     out.put_slice(object);
     out.put_slice(b"}\n");
-}
-
-/// The same object with another `resourceVersion`.
-fn at_revision(bytes: &Bytes, revision: Revision) -> Bytes {
-    const FIELD: &[u8] = b"\"resourceVersion\":\"";
-    let Some(at) = meta::rv_position(bytes).filter(|at| bytes[*at..].starts_with(FIELD)) else { return bytes.clone() };
-    let digits = at + FIELD.len();
-    let end = bytes[digits..].iter().position(|byte| *byte == b'"').map_or(digits, |length| digits + length);
-    [&bytes[..digits], revision.to_string().as_bytes(), &bytes[end..]].concat().into()
 }

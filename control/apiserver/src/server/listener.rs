@@ -9,6 +9,7 @@ use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::socket::{setsockopt, sockopt};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
@@ -34,6 +35,8 @@ pub struct Limits {
     pub stalled_body: Duration,
     /// Time until the answer's head.
     pub request: Duration,
+    /// Time that a client may leave unread what it was sent, once the buffers between are full.
+    pub unread: Duration,
     /// Time that open requests have to end once the server stops.
     pub drain: Duration,
 }
@@ -46,6 +49,7 @@ impl Default for Limits {
             header: Duration::from_secs(30),
             stalled_body: Duration::from_secs(15),
             request: Duration::from_secs(60),
+            unread: Duration::from_secs(60),
             drain: Duration::from_secs(3),
         }
     }
@@ -59,6 +63,10 @@ const SEND_BUFFER: usize = 1 << 20;
 const STREAMS: u32 = 1000;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Seconds without a word until a client is asked whether it is there, between questions, and how many.
+const KEEPALIVE_IDLE: u32 = 30;
+const KEEPALIVE_INTERVAL: u32 = 10;
+const KEEPALIVE_COUNT: u32 = 3;
 /// Accepting goes on after this when the process has run out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -117,9 +125,22 @@ pub(crate) async fn run(inner: Arc<Inner>, listener: TcpListener, tls: TlsAccept
     }
 }
 
+/// Lets the kernel end a connection whose client is gone without a word, or does not take what it is sent. (HTTP/2 has pings
+/// for the former; HTTP/1.1 watches have nothing.)
+fn notice_dead_clients(stream: &TcpStream, unread: Duration) -> nix::Result<()> {
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &KEEPALIVE_INTERVAL)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &KEEPALIVE_COUNT)?;
+    setsockopt(stream, sockopt::TcpUserTimeout, &u32::try_from(unread.as_millis()).unwrap_or(u32::MAX))
+}
+
 async fn connection(inner: Arc<Inner>, stream: TcpStream, tls: TlsAcceptor) {
-    // A failure here only costs latency.
+    // Failures here only cost latency, or time until a dead client is noticed.
     let _ = stream.set_nodelay(true);
+    if let Err(error) = notice_dead_clients(&stream, inner.limits.unread) {
+        tracing::debug!(%error, "a connection's timeouts cannot be set");
+    }
     let stream = match tokio::time::timeout(inner.limits.handshake, tls.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),

@@ -1,6 +1,7 @@
 //! The server: its parts, its start, and its two ways in: TLS for the network, a `tower` service for this process.
 
 pub(crate) mod body;
+mod gzip;
 pub(crate) mod health;
 mod in_process;
 mod listener;

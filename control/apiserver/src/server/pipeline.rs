@@ -13,7 +13,7 @@ use http::{Method, Request, Response, StatusCode};
 
 use super::body::{self, RequestBody};
 use super::health::{self, Check};
-use super::{Inner, protobuf, respond};
+use super::{Inner, gzip, protobuf, respond};
 use crate::auth::User;
 use crate::auth::authenticate::authenticate;
 use crate::auth::impersonate::impersonated;
@@ -68,13 +68,15 @@ impl Inner {
             user = Arc::new(other);
         }
         let authorized = self.services.authorizer.authorize(&user, &info.attributes(&query))?;
-        if !info.is_resource {
-            return self.serve_path(info, &query, &parts).await;
-        }
         if proxy::is_stream(info) {
             return Box::pin(self.streams.serve(info, &query, parts, body)).await;
         }
-        self.serve_resource(info, query, parts, body, (user, authorized), warnings).await
+        let gzip = matches!(info.verb, Verb::Get | Verb::List) && gzip::accepted(&parts.headers);
+        let answer = match info.is_resource {
+            true => self.serve_resource(info, query, parts, body, (user, authorized), warnings).await?,
+            false => self.serve_path(info, &query, &parts).await?,
+        };
+        Ok(if gzip { gzip::compress(answer).await } else { answer })
     }
 
     async fn serve_resource(
