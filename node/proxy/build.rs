@@ -1,15 +1,18 @@
 //! Builds the eBPF programs (`ebpf/programs`) for the kernel's target and leaves the object in `OUT_DIR/programs.o`.
 //!
 //! The kernel's target has no precompiled `core`, so this needs the sources of one compiler and `bpf-linker`; see
-//! [`toolchains`]. The result is kept beside the target directory by a hash of all that goes in, so that check, clippy,
+//! [`toolchain`]. The result is kept beside the target directory by a hash of all that goes in, so that check, clippy,
 //! test and build share one.
 
 use std::collections::hash_map::DefaultHasher;
 use std::ffi::OsString;
 use std::hash::Hasher;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::{env, fs};
+use toolchain::Toolchain;
+
+mod toolchain;
 
 /// What tells the programs and their layouts apart; everything else is the toolchain.
 const SOURCES: &[&str] = &[
@@ -37,8 +40,10 @@ fn build() -> Result<(), String> {
     let root = root.canonicalize().map_err(|e| format!("{}: {e}", root.display()))?;
     let out_dir = PathBuf::from(variable("OUT_DIR")?);
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=toolchain.rs");
     let mut hasher = DefaultHasher::new();
     hasher.write(include_bytes!("build.rs"));
+    hasher.write(include_bytes!("toolchain.rs"));
     for source in SOURCES {
         let path = root.join(source);
         println!("cargo::rerun-if-changed={}", path.display());
@@ -89,86 +94,25 @@ fn cache_directory(out_dir: &Path) -> PathBuf {
     target.unwrap_or(out_dir).join("ebpf")
 }
 
-/// A compiler that can build `core`, and how to call it.
-struct Toolchain {
-    name: &'static str,
-    cargo: PathBuf,
-    arguments: Vec<&'static str>,
-    environment: Vec<(&'static str, OsString)>,
-}
-
-/// Those that are here: rustup's nightly with `rust-src`, else a distribution's compiler with its sources, allowed by
-/// `RUSTC_BOOTSTRAP` to build `core` as only a nightly may.
-fn toolchains() -> Vec<Toolchain> {
-    let mut found = Vec::new();
-    if has_sources(Command::new("rustup").args(["run", "nightly", "rustc"])) {
-        found.push(Toolchain {
-            name: "rustup's nightly",
-            cargo: "rustup".into(),
-            arguments: vec!["run", "nightly", "cargo"],
-            environment: Vec::new(),
-        });
-    }
-    if has_sources(&mut Command::new("/usr/bin/rustc")) {
-        let system = Path::new("/usr/bin/cargo");
-        found.push(Toolchain {
-            name: "the distribution's rustc",
-            cargo: if system.exists() { system.into() } else { env::var_os("CARGO").unwrap_or("cargo".into()).into() },
-            arguments: Vec::new(),
-            environment: vec![("RUSTC", "/usr/bin/rustc".into()), ("RUSTC_BOOTSTRAP", "1".into())],
-        });
-    }
-    found
-}
-
-/// Whether the compiler runs and has the library's sources.
-fn has_sources(rustc: &mut Command) -> bool {
-    clear(rustc);
-    let Ok(output) = rustc.args(["--print", "sysroot"]).output() else { return false };
-    let sysroot = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    output.status.success() && Path::new(&sysroot).join("lib/rustlib/src/rust/library/Cargo.lock").exists()
-}
-
-/// Takes away what the outer cargo says about its own build: compiler, wrappers (clippy's!), flags, target directory.
-fn clear(command: &mut Command) {
-    for (name, _) in env::vars_os() {
-        let text = name.to_string_lossy();
-        let keep = ["CARGO_HOME", "RUSTUP_HOME", "CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR"];
-        let outer = text.starts_with("CARGO") || text.starts_with("RUST") || text.starts_with("CLIPPY");
-        if outer && !keep.iter().any(|prefix| text.starts_with(prefix)) {
-            command.env_remove(&name);
-        }
-    }
-}
-
 /// Runs cargo for the programs and returns where the object is.
 fn compile(root: &Path, cache: &Path) -> Result<PathBuf, String> {
-    let Some(toolchain) = toolchains().into_iter().next() else {
-        return Err(format!(
-            "no compiler with the sources of `core` is here (rustup's nightly with rust-src, or a distribution's \
-             rustc with its sources): {REMEDY}"
-        ));
-    };
-    let path = search_path();
-    if !env::split_paths(&path).any(|directory| directory.join("bpf-linker").exists()) {
+    let toolchain =
+        Toolchain::find().ok_or_else(|| format!("no compiler with the sources of `core` is here: {REMEDY}"))?;
+    if !toolchain::has_linker() {
         return Err(format!("bpf-linker is not on PATH nor in cargo's bin directory: {REMEDY}"));
     }
     let target = cache.join("build");
     fs::create_dir_all(&target).map_err(|e| format!("{}: {e}", target.display()))?;
-    let mut command = Command::new(&toolchain.cargo);
-    clear(&mut command);
+    let mut command = toolchain.cargo();
     command
-        .args(&toolchain.arguments)
         .args(["build", "--release", "-Z", "build-std=core", "--target", "bpfel-unknown-none"])
         // aya-ebpf declares a newer compiler than it needs.
         .args(["--ignore-rust-version", "--locked"])
         .current_dir(root.join("ebpf/programs"))
-        .env("PATH", path)
         .env("CARGO_TARGET_DIR", &target)
         // Without BTF no socket storage map can be made.
-        .env("RUSTFLAGS", "-C link-arg=--btf -C debuginfo=2")
-        .envs(toolchain.environment);
-    let output = command.output().map_err(|e| format!("{}: {e}", toolchain.cargo.display()))?;
+        .env("RUSTFLAGS", "-C link-arg=--btf -C debuginfo=2");
+    let output = command.output().map_err(|e| format!("{}: {e}", toolchain.name))?;
     if !output.status.success() {
         let text = String::from_utf8_lossy(&output.stderr);
         // A build script's error is one line a message.
@@ -176,16 +120,4 @@ fn compile(root: &Path, cache: &Path) -> Result<PathBuf, String> {
         return Err(format!("{} could not build them (output above); if a tool is missing, {REMEDY}", toolchain.name));
     }
     Ok(target.join("bpfel-unknown-none/release/programs"))
-}
-
-/// PATH, with the places where bpf-linker and its LLVM tools usually are.
-fn search_path() -> OsString {
-    let mut directories: Vec<PathBuf> =
-        env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default();
-    let home = env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
-    directories.extend(home.map(|home| home.join("bin")));
-    directories.push("/usr/lib/llvm-22/bin".into());
-    env::join_paths(directories).unwrap_or_default()
 }

@@ -1,13 +1,17 @@
 //! `cargo xtask setup`: installs what building and testing need and this machine lacks.
 //!
-//! eBPF programs are Rust for a target that rustup has no prebuilt core library for. On most machines a nightly with
-//! `rust-src` builds it. Where rustup cannot fetch that, Debian's `rustc-web` with its sources and LLVM 22 does.
+//! eBPF programs are Rust for a target that rustup has no prebuilt core library for: the compiler needs the sources of
+//! `core`, and the linker an LLVM as new as the compiler's. [`toolchain`] says what will do.
 
 use crate::sh;
 use anyhow::{Context, bail};
-use std::path::Path;
+use std::path::PathBuf;
+use toolchain::Toolchain;
 
-/// Debian packages that whole-cluster tests and images need, with the program that shows each is there.
+#[path = "../../node/proxy/toolchain.rs"]
+mod toolchain;
+
+/// Packages (by Debian's names) that whole-cluster tests and images need, with the program that shows each is there.
 const PROGRAMS: [(&str, &str); 6] = [
     ("containerd", "containerd"),
     ("runc", "runc"),
@@ -17,9 +21,9 @@ const PROGRAMS: [(&str, &str); 6] = [
     ("busybox", "busybox-static"),
 ];
 
-/// Where Debian puts what builds eBPF programs without a nightly.
-const DEBIAN_LLVM: &str = "/usr/lib/llvm-22";
-const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+/// The release of `bpf-linker` that is installed, and the newest LLVM that it can be built with.
+const LINKER: &str = "0.13.0";
+const NEWEST_LLVM: u32 = 23;
 
 /// Installs what is missing; does nothing, quickly, where nothing is.
 pub(crate) fn run(build_only: bool) -> anyhow::Result<()> {
@@ -47,48 +51,79 @@ fn c_tools() -> anyhow::Result<()> {
 }
 
 fn ebpf_toolchain() -> anyhow::Result<()> {
-    let debian = || Path::new(DEBIAN_RUSTC).exists() && Path::new(DEBIAN_LLVM).exists();
-    let nightly = nightly_has_source();
-    if !nightly && !debian() && !add_nightly_source() {
-        eprintln!("setup: rustup has no nightly with rust-src here; using the distribution's compiler");
-        install(&["rustc-web", "rust-web-src", "llvm-22-dev"]).context(
-            "eBPF programs need a nightly with rust-src (rustup toolchain install nightly --component rust-src), or Debian's rustc-web",
-        )?;
+    let toolchain = match Toolchain::find() {
+        Some(toolchain) => toolchain,
+        None => {
+            add_sources()?;
+            Toolchain::find()
+                .context("rustc still has no sources of `core`; rustup component add rust-src adds them")?
+        }
+    };
+    if toolchain::has_linker() { Ok(()) } else { linker(toolchain.llvm) }
+}
+
+/// Gives the compiler that is here the library's sources; where rustup cannot, takes the distribution's.
+fn add_sources() -> anyhow::Result<()> {
+    eprintln!("setup: adding rust-src");
+    if sh::find("rustup").is_some() {
+        match sh::output(&mut sh::command("rustup", &["component", "add", "rust-src"])) {
+            Ok(_) => return Ok(()),
+            Err(why) => eprintln!("setup: {why:#}; trying the distribution's compiler"),
+        }
     }
-    if sh::find("bpf-linker").is_some() || home_has_linker() {
-        return Ok(());
-    }
-    eprintln!("setup: building bpf-linker");
-    let mut cargo = sh::cargo(&["install", "bpf-linker"]);
-    if Path::new(DEBIAN_LLVM).exists() {
-        cargo.args(["--no-default-features", "--features", "llvm-22"]);
-        let path = std::env::var("PATH").unwrap_or_default();
-        cargo.env("PATH", format!("{DEBIAN_LLVM}/bin:{path}"));
-    }
-    cargo.env_remove("CARGO_TARGET_DIR");
+    install(&["rustc-web", "rust-web-src"]).context(
+        "eBPF programs need the sources of `core` (rustup component add rust-src), or Debian's rustc-web with rust-web-src",
+    )
+}
+
+/// Installs `bpf-linker` for bitcode of that LLVM: built against the distribution's LLVM where it has one that reads it,
+/// else as its authors publish it.
+fn linker(llvm: u32) -> anyhow::Result<()> {
+    let Some((major, bin)) = (llvm..=NEWEST_LLVM).find_map(|major| Some((major, distribution_llvm(major)?))) else {
+        eprintln!("setup: fetching bpf-linker {LINKER}");
+        return published_linker();
+    };
+    eprintln!("setup: building bpf-linker {LINKER} with LLVM {major}");
+    let feature = format!("llvm-{major}");
+    let mut cargo =
+        sh::cargo(&["install", "bpf-linker", "--version", LINKER, "--no-default-features", "--features", &feature]);
+    let path = std::env::var("PATH").unwrap_or_default();
+    cargo.env("PATH", format!("{}:{path}", bin.display())).env_remove("CARGO_TARGET_DIR");
     sh::run(&mut cargo)
 }
 
-/// cargo's own bin directory may not be on the path.
-fn home_has_linker() -> bool {
-    let home = std::env::var_os("CARGO_HOME")
-        .map(std::path::PathBuf::from)
-        .or_else(|| Some(std::env::home_dir()?.join(".cargo")));
-    home.is_some_and(|home| home.join("bin/bpf-linker").is_file())
-}
-
-fn nightly_has_source() -> bool {
-    let sysroot = sh::output(&mut sh::command("rustc", &["+nightly", "--print", "sysroot"]));
-    sysroot.is_ok_and(|path| Path::new(path.trim()).join("lib/rustlib/src/rust/library/core").exists())
-}
-
-fn add_nightly_source() -> bool {
-    if sh::find("rustup").is_none() {
-        return false;
+/// The directory of that LLVM's `llvm-config`, installed if the distribution has it.
+fn distribution_llvm(major: u32) -> Option<PathBuf> {
+    let debian = PathBuf::from(format!("/usr/lib/llvm-{major}/bin"));
+    let package = format!("llvm-{major}-dev");
+    if debian.join("llvm-config").exists() || (sh::find("apt-get").is_some() && install(&[&package]).is_ok()) {
+        return Some(debian);
     }
-    let args = ["toolchain", "install", "nightly", "--profile", "minimal", "--component", "rust-src"];
-    let installed = sh::output(&mut sh::command("rustup", &args)).is_ok();
-    installed && nightly_has_source()
+    let is_it = || {
+        let version = sh::output(&mut sh::command("llvm-config", &["--version"])).ok()?;
+        (version.split('.').next() == Some(&major.to_string())).then(|| PathBuf::from("/usr/bin"))
+    };
+    is_it().or_else(|| if sh::find("dnf").is_some() && install(&["llvm-devel"]).is_ok() { is_it() } else { None })
+}
+
+fn published_linker() -> anyhow::Result<()> {
+    let bin = toolchain::cargo_bin().context("there is no home directory to install bpf-linker in")?;
+    std::fs::create_dir_all(&bin).with_context(|| format!("cannot make {}", bin.display()))?;
+    let url = format!(
+        "https://github.com/aya-rs/bpf-linker/releases/download/v{LINKER}/bpf-linker-{}-unknown-linux-musl.tar.zst",
+        std::env::consts::ARCH
+    );
+    let missing: Vec<&str> = ["curl", "zstd"].into_iter().filter(|program| sh::find(program).is_none()).collect();
+    if !missing.is_empty() {
+        install(&missing)?;
+    }
+    let fetch = format!(
+        "set -o pipefail; curl --proto '=https' -sSfL --connect-timeout 20 {url} | tar --zstd -x -C '{}'",
+        bin.display()
+    );
+    sh::output(&mut sh::command("bash", &["-c", &fetch])).map(drop).with_context(|| {
+        format!("bpf-linker is missing: install {LINKER} from {url}, or an LLVM that reads the compiler's bitcode")
+    })
 }
 
 fn install(packages: &[&str]) -> anyhow::Result<()> {
@@ -105,7 +140,18 @@ fn install(packages: &[&str]) -> anyhow::Result<()> {
         return sh::output(&mut apt).map(drop);
     }
     if sh::find("dnf").is_some() {
+        let packages = packages.iter().map(|package| fedora_name(package));
         return sh::output(sh::command("dnf", &["install", "-y"]).args(packages)).map(drop);
     }
     bail!("this machine has neither apt-get nor dnf; install {} by hand", packages.join(", "))
+}
+
+/// Fedora's name for one of Debian's packages.
+fn fedora_name(package: &str) -> &str {
+    match package {
+        "iproute2" => "iproute",
+        "busybox-static" => "busybox",
+        "libc6-dev" => "glibc-devel",
+        same => same,
+    }
 }
