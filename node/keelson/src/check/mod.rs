@@ -6,6 +6,7 @@
 mod attach;
 mod host;
 mod kernel;
+mod listener;
 mod surroundings;
 
 use crate::cli::{CheckArgs, Output};

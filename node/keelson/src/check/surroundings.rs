@@ -2,6 +2,7 @@
 
 use super::Finding;
 use super::host::{Host, first_line};
+use super::listener::{self, Listener};
 use crate::cli::CheckArgs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
@@ -68,13 +69,19 @@ fn nft(host: &Host) -> Finding {
 }
 
 fn port(check: &'static str, port: u16, remedy: &str) -> Finding {
-    match TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)) {
-        Ok(_) => Finding::ok(check, format!("{port} is free")),
-        Err(error) => Finding::warning(
-            check,
-            format!("{port} cannot be listened on: {error}"),
-            format!("if that is not keelson itself: free it by {remedy}"),
-        ),
+    let Err(error) = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)) else {
+        return Finding::ok(check, format!("{port} is free"));
+    };
+    match listener::on(port) {
+        Some(Listener { pid, name }) if name == "keelson" => {
+            Finding::ok(check, format!("keelson listens on {port} (process {pid})"))
+        }
+        Some(Listener { pid, name }) => {
+            Finding::warning(check, format!("{name} (process {pid}) listens on {port}"), format!("free it by {remedy}"))
+        }
+        None => {
+            Finding::warning(check, format!("{port} cannot be listened on: {error}"), format!("free it by {remedy}"))
+        }
     }
 }
 
@@ -172,6 +179,8 @@ mod tests {
     fn a_taken_port_is_named() {
         let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
         let taken = listener.local_addr().unwrap().port();
-        assert_eq!(port("port", taken, "--port").level, Level::Warning);
+        let finding = port("port", taken, "--port");
+        assert_eq!(finding.level, Level::Warning);
+        assert!(finding.detail.contains(&std::process::id().to_string()), "{}", finding.detail);
     }
 }

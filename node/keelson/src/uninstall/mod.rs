@@ -89,7 +89,10 @@ fn remove_network(data_dir: &Path, footprint: &Footprint) -> anyhow::Result<()> 
         network::dns::Supervisor::uninstall(data_dir).await.context("cluster DNS stays behind")?;
         Network::uninstall(data_dir).await.context("links or rules stay behind")
     })?;
-    proxy::Proxy::uninstall(&footprint.pin_dir()).context("BPF pins stay behind")?;
+    let pins = footprint.pin_dir();
+    proxy::Proxy::uninstall(&pins).context("BPF pins stay behind")?;
+    // The directory of all nodes goes with the last of them; while others are there it cannot.
+    let _ = pins.parent().map(std::fs::remove_dir);
     Ok(())
 }
 
