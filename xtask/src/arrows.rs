@@ -18,7 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("controllers", &["apimachinery", "informer"]),
     ("kubelet", &["apimachinery", "cri", "informer", "supervise"]),
     ("network", &["apimachinery", "informer", "supervise"]),
-    ("proxy", &["abi", "apimachinery", "informer"]),
+    ("proxy", &["abi", "apimachinery", "informer", "supervise"]),
     (
         "keelson",
         &[

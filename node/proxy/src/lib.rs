@@ -79,18 +79,17 @@ impl Proxy {
         tasks: &TaskTracker,
         shutdown: CancellationToken,
     ) -> Result<Self, ProxyError> {
-        let pin_dir = config.pin_dir.clone();
-        let (programs, reconciler) = blocking(move || {
-            let (programs, maps) = datapath::load(&pin_dir)?;
-            Ok::<_, ProxyError>((programs, Reconciler::new(maps)?))
-        })
-        .await?;
+        let kernel = Kernel::load(&config.pin_dir).await?;
         let changes = Arc::new(Changes::default());
         let (report, synced) = watch::channel(false);
         subscribe(&changes, &traffic);
-        let worker = Worker { config, traffic, ports, changes, reconciler: Some(reconciler), report };
-        tasks.spawn(async move {
-            shutdown.run_until_cancelled(worker.run(programs)).await;
+        let worker = Worker { config, traffic, ports, changes, kernel: Some(kernel), report };
+        let stop = shutdown.clone();
+        supervise::spawn("proxy", tasks, &shutdown, worker, move |worker| {
+            let stop = stop.clone();
+            Box::pin(async move {
+                stop.run_until_cancelled(Box::pin(worker.run())).await;
+            })
         });
         Ok(Self { synced })
     }
@@ -152,32 +151,48 @@ fn subscribe(changes: &Arc<Changes>, traffic: &Traffic) {
     traffic.nodes.on_event(move |_| target.add(|pending| pending.nodes = true));
 }
 
+/// The maps and, until they are attached, the programs.
+struct Kernel {
+    reconciler: Reconciler<Maps>,
+    programs: Option<Programs>,
+}
+
+impl Kernel {
+    async fn load(pin_dir: &Path) -> Result<Self, ProxyError> {
+        let pin_dir = pin_dir.to_owned();
+        blocking(move || {
+            let (programs, maps) = datapath::load(&pin_dir)?;
+            Ok(Self { reconciler: Reconciler::new(maps)?, programs: Some(programs) })
+        })
+        .await
+    }
+}
+
 struct Worker {
     config: ProxyConfig,
     traffic: Traffic,
     ports: watch::Receiver<HostPorts>,
     changes: Arc<Changes>,
-    /// Taken while it works on a blocking thread.
-    reconciler: Option<Reconciler<Maps>>,
+    /// Taken while it works on a blocking thread. A panic there loses it; what is pinned is then adopted once more.
+    kernel: Option<Kernel>,
     report: watch::Sender<bool>,
 }
 
 impl Worker {
-    async fn run(mut self, programs: Programs) {
+    async fn run(&mut self) {
         tokio::join!(self.traffic.services.synced(), self.traffic.slices.synced(), self.traffic.nodes.synced());
-        let mut programs = Some(programs);
         loop {
-            let mut pending = self.changes.take();
-            if programs.is_some() {
-                pending.nodes = true;
-                let services = self.traffic.services.list();
-                pending.owners.extend(services.iter().map(|service| Owner::Service(service.metadata.key())));
-                pending.owners.insert(Owner::HostPorts);
-            }
-            let failed = self.pass(pending, &mut programs).await;
-            if programs.is_none() {
-                self.report.send_replace(true);
-            }
+            let kernel = match self.kernel.take() {
+                Some(kernel) => Ok(kernel),
+                None => Kernel::load(&self.config.pin_dir).await,
+            };
+            let failed = match kernel {
+                Ok(kernel) => self.pass(kernel).await,
+                Err(error) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "the pinned maps cannot be adopted");
+                    Pending { nodes: true, ..Pending::default() }
+                }
+            };
             if failed.owners.is_empty() && !failed.nodes {
                 self.change().await;
             } else {
@@ -198,14 +213,20 @@ impl Worker {
         }
     }
 
-    /// Puts the changes in the maps; the first time, attaches the programs after that. Returns what failed.
-    async fn pass(&mut self, pending: Pending, programs: &mut Option<Programs>) -> Pending {
+    /// Puts the changes in the maps; the first time everything, and attaches the programs after that. Returns what failed.
+    async fn pass(&mut self, kernel: Kernel) -> Pending {
+        let mut pending = self.changes.take();
+        let Kernel { mut reconciler, programs: loaded } = kernel;
+        if loaded.is_some() {
+            pending.nodes = true;
+            let services = self.traffic.services.list();
+            pending.owners.extend(services.iter().map(|service| Owner::Service(service.metadata.key())));
+            pending.owners.insert(Owner::HostPorts);
+        }
         let wanted: Vec<_> = pending.owners.into_iter().map(|owner| (self.desired(&owner), owner)).collect();
         let addresses = pending.nodes.then(|| self.node_addresses());
-        let Some(mut reconciler) = self.reconciler.take() else { return Pending::default() };
-        let loaded = programs.take();
         let cgroup = self.config.cgroup_path.clone();
-        let (failed, reconciler, loaded) = blocking(move || {
+        let (failed, kernel) = blocking(move || {
             let mut failed = Pending::default();
             if let Some(Err(error)) = addresses.map(|addresses| reconciler.apply_nodes(&addresses)) {
                 tracing::error!(error = &error as &dyn std::error::Error, "node addresses are not in the maps");
@@ -220,13 +241,15 @@ impl Worker {
                     }
                 }
             }
-            let loaded = loaded.and_then(|loaded| finish_start(&mut reconciler, loaded, &cgroup, &mut failed));
+            let programs = loaded.and_then(|loaded| finish_start(&mut reconciler, loaded, &cgroup, &mut failed));
             clean(&mut reconciler);
-            (failed, reconciler, loaded)
+            (failed, Kernel { reconciler, programs })
         })
         .await;
-        self.reconciler = Some(reconciler);
-        *programs = loaded;
+        if kernel.programs.is_none() {
+            self.report.send_replace(true);
+        }
+        self.kernel = Some(kernel);
         failed
     }
 

@@ -16,7 +16,7 @@ const PEER: [(&str, f64); 6] = [
 /// The same for a delivered watch event.
 const PEER_EVENT: f64 = 0.117;
 /// The part of the peer's CPU that is the aim.
-const AIM: f64 = 0.2;
+const AIM: f64 = 0.1;
 
 /// The one operation whose cost grows with the number of pods.
 pub(crate) const LIST: &str = "list all";
@@ -93,6 +93,6 @@ impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "{}\n\n{}", self.title, self.table)?;
         writeln!(f, "RssAnon: {}. {}", self.memory.join("; "), self.list)?;
-        write!(f, "The peer is kube-apiserver 1.24 with etcd; the aim is a fifth of its CPU.")
+        write!(f, "The peer is kube-apiserver 1.24 with etcd; the aim is a tenth of its CPU.")
     }
 }
