@@ -27,6 +27,10 @@ pub(super) fn program(source: &Path, no_std: bool, toolchain: &Toolchain) -> Res
     } else {
         command.args(["-C", "target-feature=+crt-static", "-C", "link-arg=-Wl,--build-id=none"]);
     }
+    // What cargo tells a build script where the target has a linker of its own: cross-compiling.
+    if let Some(linker) = std::env::var_os("RUSTC_LINKER") {
+        command.arg("-C").arg(format!("linker={}", linker.display()));
+    }
     let output = command.output().map_err(|error| format!("run {}: {error}", toolchain.rustc.display()))?;
     if !output.status.success() {
         return Err(format!("compile {}:\n{}", source.display(), String::from_utf8_lossy(&output.stderr)));
