@@ -263,7 +263,8 @@ fn resources(cluster: &Cluster, kubectl: &Kubectl) {
     assert_eq!(qos, "BestEffort");
     assert_eq!(read(&pod, ("cpu", "cpu.shares"), "cpu.weight"), if v1 { "2" } else { "1" });
 
-    kubectl.wait("pod/hungry", "jsonpath={.status.phase}=Failed").unwrap();
+    // containerd may tell of the exit before it tells of its cause.
+    kubectl.wait("pod/hungry", "jsonpath={.status.containerStatuses[0].state.terminated.reason}=OOMKilled").unwrap();
     let pod = kubectl.json(&["get", "pod", "hungry"]).unwrap();
     let end = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
     assert_eq!((&end["reason"], &end["exitCode"]), (&"OOMKilled".into(), &137.into()), "{end}");
