@@ -172,17 +172,6 @@ install_packages() {
     fi
 }
 
-install_rust() {
-    local release init
-    release=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$here/Cargo.toml")
-    init=$(mktemp -d)
-    curl --proto '=https' --tlsv1.2 -sSf -o "$init/rustup-init" \
-        "https://static.rust-lang.org/rustup/dist/$(uname -m)-unknown-linux-gnu/rustup-init"
-    chmod +x "$init/rustup-init"
-    "$init/rustup-init" -q -y --profile minimal --default-toolchain "$release" >/dev/null
-    rm -rf "$init"
-}
-
 missing=()
 command -v containerd >/dev/null || missing+=(containerd)
 command -v runc >/dev/null || command -v crun >/dev/null || missing+=(runc)
@@ -199,7 +188,8 @@ if [ -z "$binary" ]; then
     if ! command -v cargo >/dev/null; then
         command -v curl >/dev/null || install_packages curl ca-certificates
         stage "installing Rust with rustup"
-        install_rust
+        release=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$here/Cargo.toml")
+        curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile minimal --default-toolchain "$release" >/dev/null
     fi
     command -v cc >/dev/null || install_packages gcc $(command -v apt-get >/dev/null && echo libc6-dev)
     stage "building the release binary"

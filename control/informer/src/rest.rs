@@ -48,13 +48,16 @@ pub type Result<T> = std::result::Result<T, kube::Error>;
 // === impl Path ===
 
 impl Path {
+    /// A group's version, which lists its resources; `group` is empty for the core's.
+    pub fn root(group: &str, version: &str) -> Self {
+        Self(if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") })
+    }
+
     /// A collection; `namespace` is empty for cluster-scoped resources and for all namespaces.
     pub fn collection(group: &str, version: &str, resource: &str, namespace: &str) -> Self {
-        let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
-        Self(match namespace {
-            "" => format!("{root}/{resource}"),
-            _ => format!("{root}/namespaces/{namespace}/{resource}"),
-        })
+        let root = Self::root(group, version);
+        let root = if namespace.is_empty() { root } else { root.child("namespaces").child(namespace) };
+        root.child(resource)
     }
 
     /// An object.
@@ -237,6 +240,7 @@ mod tests {
 
     #[test]
     fn paths() {
+        assert_eq!((Path::root("", "v1").as_str(), Path::root("apps", "v1").as_str()), ("/api/v1", "/apis/apps/v1"));
         let pods = Path::collection("", "v1", "pods", "a");
         assert_eq!(pods.clone().child("b").child("binding").as_str(), "/api/v1/namespaces/a/pods/b/binding");
         assert_eq!(pods.query("limit=1").query("watch=true").as_str(), "/api/v1/namespaces/a/pods?limit=1&watch=true");

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::frame::{self, Frame, List, StubFrame};
 use crate::meta::Projection;
+use crate::rest::Path;
 
 /// The longest line a watch may send: several times the largest object a server stores.
 const MAX_FRAME: usize = 32 << 20;
@@ -200,11 +201,7 @@ struct Lines<R> {
 impl Target {
     /// All objects of a resource, or those of one namespace.
     pub fn new(group: &str, version: &str, resource: &str, namespace: Option<&str>) -> Self {
-        let root = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
-        let path = match namespace {
-            Some(namespace) => format!("{root}/namespaces/{namespace}/{resource}"),
-            None => format!("{root}/{resource}"),
-        };
+        let path = Path::collection(group, version, resource, namespace.unwrap_or_default()).as_str().to_owned();
         Self { path, field_selector: String::new(), label_selector: String::new(), accept: "application/json" }
     }
 

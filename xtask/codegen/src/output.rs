@@ -81,7 +81,8 @@ impl Output {
     }
 }
 
-fn files(dir: &Path) -> Result<BTreeMap<PathBuf, String>> {
+/// Every file below a directory, with its text.
+pub fn files(dir: &Path) -> Result<BTreeMap<PathBuf, String>> {
     let mut found = BTreeMap::new();
     let mut dirs = vec![dir.to_owned()];
     while let Some(dir) = dirs.pop() {

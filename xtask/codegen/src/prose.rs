@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use flate2::write::GzEncoder;
 use serde_json::Value;
 
-use crate::output::Output;
+use crate::output::{self, Output};
 
 /// The Kubernetes version's folder in k8s-openapi.
 const VERSION: &str = "v1_36";
@@ -29,17 +29,8 @@ struct Prose {
 /// Reads k8s-openapi's source, writes the compressed file.
 pub fn run(manifest: &Path, target: &Path, output: &mut Output) -> Result<()> {
     let mut types = BTreeMap::new();
-    let mut dirs = vec![source(manifest)?.join("src").join(VERSION)];
-    while let Some(dir) = dirs.pop() {
-        for entry in std::fs::read_dir(&dir).with_context(|| format!("list {}", dir.display()))? {
-            let path = entry?.path();
-            if path.is_dir() {
-                dirs.push(path);
-            } else {
-                let text = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
-                read(&text, &mut types).with_context(|| format!("in {}", path.display()))?;
-            }
-        }
+    for (path, text) in output::files(&source(manifest)?.join("src").join(VERSION))? {
+        read(&text, &mut types).with_context(|| format!("in {}", path.display()))?;
     }
     if types.len() < 500 {
         bail!("k8s-openapi has {} schemas only; is it laid out in another way?", types.len());

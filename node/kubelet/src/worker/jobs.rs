@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use informer::rest::{self, Rest};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
-use k8s_openapi::api::node::v1::RuntimeClass;
 
 use super::StartError;
 use super::state::{Run, Sandbox};
@@ -147,13 +147,11 @@ impl Shared {
     async fn runtime_handler(&self, pod: &Pod) -> Result<String, String> {
         let class = pod::spec(pod).runtime_class_name.as_deref().filter(|name| !name.is_empty());
         let (Some(class), Some(client)) = (class, &self.context.client) else { return Ok(String::new()) };
-        let request = http::Request::get(format!("/apis/node.k8s.io/v1/runtimeclasses/{class}"));
-        let request = request.body(Vec::new()).map_err(|error| error.to_string())?;
-        let found = client.request::<RuntimeClass>(request).await;
-        found.map(|class| class.handler).map_err(|error| match error {
-            kube::Error::Api(status) => format!("failed to get sandbox runtime: {}", status.message),
-            error => format!("failed to get sandbox runtime: {error}"),
-        })
+        let path = rest::Path::object("node.k8s.io", "v1", "runtimeclasses", "", class);
+        let found = Rest::new(client.clone()).get(&path).await;
+        found
+            .map(|class| class["handler"].as_str().unwrap_or_default().to_owned())
+            .map_err(|error| format!("failed to get sandbox runtime: {}", rest::message(&error)))
     }
 
     // --- containers ---

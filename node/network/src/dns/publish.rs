@@ -2,14 +2,11 @@
 
 use std::net::IpAddr;
 
-use http::{Method, Request};
+use informer::rest::{self, Path, Rest};
 use serde_json::{Value, json};
 
 use super::SupervisorConfig;
 use crate::NetworkError;
-
-const SERVICES: &str = "/api/v1/namespaces/kube-system/services";
-const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices";
 
 /// The name of the slice of one node.
 pub(super) fn slice_name(node: &str) -> String {
@@ -18,7 +15,8 @@ pub(super) fn slice_name(node: &str) -> String {
 
 /// Creates Service `kube-system/kube-dns` with the given cluster address where it is missing.
 pub async fn ensure_service(client: &kube::Client, cluster_dns: IpAddr) -> Result<(), NetworkError> {
-    if get(client, &format!("{SERVICES}/kube-dns")).await?.is_some() {
+    let (rest, services) = (Rest::new(client.clone()), Path::collection("", "v1", "services", "kube-system"));
+    if get(&rest, &services.clone().child("kube-dns")).await?.is_some() {
         return Ok(());
     }
     let port = |name: &str, protocol: &str| json!({"name": name, "port": 53, "targetPort": 53, "protocol": protocol});
@@ -38,16 +36,18 @@ pub async fn ensure_service(client: &kube::Client, cluster_dns: IpAddr) -> Resul
             "ports": [port("dns", "UDP"), port("dns-tcp", "TCP")],
         },
     });
-    send(client, Method::POST, SERVICES, "create", &service).await
+    create(&rest, &services, &service).await
 }
 
 /// Makes this node's EndpointSlice so.
 pub(super) async fn ensure_slice(client: &kube::Client, config: &SupervisorConfig) -> Result<(), NetworkError> {
-    let path = format!("{SLICES}/{}", slice_name(&config.node_name));
-    let node = get(client, &format!("/api/v1/nodes/{}", config.node_name)).await?;
+    let rest = Rest::new(client.clone());
+    let slices = Path::collection("discovery.k8s.io", "v1", "endpointslices", "kube-system");
+    let path = slices.clone().child(&slice_name(&config.node_name));
+    let node = get(&rest, &Path::object("", "v1", "nodes", "", &config.node_name)).await?;
     let wanted = slice(config, node.as_ref());
-    let Some(mut found) = get(client, &path).await? else {
-        return send(client, Method::POST, SLICES, "create", &wanted).await;
+    let Some(mut found) = get(&rest, &path).await? else {
+        return create(&rest, &slices, &wanted).await;
     };
     let same = |field: &str| found[field] == wanted[field];
     let metadata = |field: &str| found["metadata"][field] == wanted["metadata"][field];
@@ -60,7 +60,7 @@ pub(super) async fn ensure_slice(client: &kube::Client, config: &SupervisorConfi
     for field in ["labels", "ownerReferences"] {
         found["metadata"][field] = wanted["metadata"][field].clone();
     }
-    send(client, Method::PUT, &path, "update", &found).await
+    rest.update(&path, &found).await.map(drop).map_err(failed("update", &path))
 }
 
 fn slice(config: &SupervisorConfig, node: Option<&Value>) -> Value {
@@ -92,32 +92,18 @@ fn slice(config: &SupervisorConfig, node: Option<&Value>) -> Value {
     slice
 }
 
-fn failed(action: &'static str, path: &str) -> impl FnOnce(kube::Error) -> NetworkError {
-    move |source| NetworkError::Api { action, object: path.to_owned(), source: Box::new(source) }
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(kube::Error) -> NetworkError {
+    move |source| NetworkError::Api { action, object: path.as_str().to_owned(), source: Box::new(source) }
 }
 
-async fn get(client: &kube::Client, path: &str) -> Result<Option<Value>, NetworkError> {
-    let request = Request::get(path).body(Vec::new()).expect("a constant path and a DNS name");
-    match client.request::<Value>(request).await {
-        Ok(object) => Ok(Some(object)),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
-        Err(error) => Err(failed("read", path)(error)),
-    }
+async fn get(rest: &Rest, path: &Path) -> Result<Option<Value>, NetworkError> {
+    rest.get_opt(path).await.map_err(failed("read", path))
 }
 
-async fn send(
-    client: &kube::Client,
-    method: Method,
-    path: &str,
-    action: &'static str,
-    object: &Value,
-) -> Result<(), NetworkError> {
-    let request = Request::builder().method(method).uri(path).header("Content-Type", "application/json");
-    let request = request.body(object.to_string().into_bytes()).expect("a constant path and a DNS name");
-    match client.request::<Value>(request).await {
-        Ok(_) => Ok(()),
+async fn create(rest: &Rest, collection: &Path, object: &Value) -> Result<(), NetworkError> {
+    match rest.create(collection, object).await {
         // Another did it first: as good.
-        Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(()),
-        Err(error) => Err(failed(action, path)(error)),
+        Err(error) if !rest::is_already_exists(&error) => Err(failed("create", collection)(error)),
+        _ => Ok(()),
     }
 }

@@ -3,7 +3,7 @@
 use apimachinery::gvk::{self, Gvk};
 use apimachinery::patch::three_way;
 use apimachinery::schema::Schema;
-use http::{Method, Request};
+use informer::rest::{self, DeleteOptions, Path, Propagation, Rest};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -43,14 +43,14 @@ pub(super) enum Outcome {
 
 /// A client that knows which resource a kind is. Made anew for each pass, since custom resources come and go.
 pub(super) struct Api {
-    client: kube::Client,
+    rest: Rest,
     /// By group and version: resource and whether it is namespaced, by kind.
     known: HashMap<String, HashMap<String, (String, bool)>>,
 }
 
 impl Api {
     pub(super) fn new(client: kube::Client) -> Self {
-        Self { client, known: HashMap::new() }
+        Self { rest: Rest::new(client), known: HashMap::new() }
     }
 
     /// Names the object, with the namespace that it gets where it says none.
@@ -76,10 +76,10 @@ impl Api {
         let wanted = annotated(object, id, file);
         for _ in 0..TRIES {
             let Some(current) = self.get(id).await? else {
-                match self.send(Method::POST, &self.collection(id)?, &wanted).await {
+                match self.rest.create(&self.collection(id)?, &wanted).await {
                     Ok(_) => return Ok(Outcome::Created),
-                    Err(error) if reason(&error) == "AlreadyExists" => continue,
-                    Err(error) => return Err(told(&error)),
+                    Err(error) if rest::is_already_exists(&error) => continue,
+                    Err(error) => return Err(rest::message(&error)),
                 }
             };
             let last = current["metadata"]["annotations"][APPLIED].as_str();
@@ -88,13 +88,13 @@ impl Api {
             if merged == current {
                 return Ok(Outcome::Unchanged);
             }
-            match self.send(Method::PUT, &self.path(id)?, &merged).await {
+            match self.rest.update(&self.object(id)?, &merged).await {
                 Ok(now) if now["metadata"]["resourceVersion"] == current["metadata"]["resourceVersion"] => {
                     return Ok(Outcome::Unchanged);
                 }
                 Ok(_) => return Ok(Outcome::Updated),
-                Err(error) if reason(&error) == "Conflict" => {}
-                Err(error) => return Err(told(&error)),
+                Err(error) if rest::is_conflict(&error) => {}
+                Err(error) => return Err(rest::message(&error)),
             }
         }
         Err("others keep changing it".to_owned())
@@ -110,76 +110,56 @@ impl Api {
         if current["metadata"]["annotations"][FILE].as_str() != Some(file) {
             return Ok(false);
         }
-        let options = json!({
-            "apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background",
-            "preconditions": {"uid": current["metadata"]["uid"]},
-        });
-        match self.send(Method::DELETE, &self.path(id)?, &options).await {
+        let uid = current["metadata"]["uid"].as_str().unwrap_or_default();
+        let options = DeleteOptions { propagation: Some(Propagation::Background), ..DeleteOptions::of_uid(uid) };
+        match self.rest.delete(&self.object(id)?, &options).await {
             Ok(_) => Ok(true),
-            Err(error) if matches!(reason(&error), "NotFound" | "Conflict") => Ok(false),
-            Err(error) => Err(told(&error)),
+            Err(error) if rest::is_not_found(&error) || rest::is_conflict(&error) => Ok(false),
+            Err(error) => Err(rest::message(&error)),
         }
     }
 
     /// The object as it is.
     pub(super) async fn get(&mut self, id: &ObjectId) -> Result<Option<Value>, String> {
         self.resource(&id.api_version, &id.kind).await?;
-        let request = Request::get(self.path(id)?).body(Vec::new()).map_err(|error| error.to_string())?;
-        match self.client.request::<Value>(request).await {
-            Ok(object) => Ok(Some(object)),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
-            Err(error) => Err(told(&error)),
-        }
+        self.rest.get_opt(&self.object(id)?).await.map_err(|error| rest::message(&error))
     }
 
     /// Creates the object, or replaces the revision that it is of.
     pub(super) async fn write(&mut self, id: &ObjectId, object: &Value) -> Result<Value, String> {
         let written = if object["metadata"]["resourceVersion"].is_string() {
-            self.send(Method::PUT, &self.path(id)?, object).await
+            self.rest.update(&self.object(id)?, object).await
         } else {
-            self.send(Method::POST, &self.collection(id)?, object).await
+            self.rest.create(&self.collection(id)?, object).await
         };
-        written.map_err(|error| told(&error))
-    }
-
-    async fn send(&self, method: Method, path: &str, body: &Value) -> Result<Value, kube::Error> {
-        let request = Request::builder().method(method).uri(path).header("Content-Type", "application/json");
-        let request = request.body(body.to_string().into_bytes()).map_err(kube::Error::HttpError)?;
-        self.client.request(request).await
+        written.map_err(|error| rest::message(&error))
     }
 
     async fn resource(&mut self, api_version: &str, kind: &str) -> Result<(String, bool), String> {
         if !self.known.contains_key(api_version) {
-            let request = Request::get(root(api_version)).body(Vec::new()).map_err(|error| error.to_string())?;
-            let list = match self.client.request::<Value>(request).await {
-                Ok(list) => list,
-                Err(kube::Error::Api(status)) if status.code == 404 => json!({}),
-                Err(error) => return Err(told(&error)),
+            let list = match gvk::parse_api_version(api_version) {
+                Some((group, version)) => self.rest.get_opt(&Path::root(group, version)).await,
+                None => Ok(None),
             };
+            let list = list.map_err(|error| rest::message(&error))?.unwrap_or_default();
             self.known.insert(api_version.to_owned(), resources(&list));
         }
         let found = self.known.get(api_version).and_then(|kinds| kinds.get(kind)).cloned();
         found.ok_or_else(|| format!("no kind {kind} in {api_version} is served"))
     }
 
-    /// The path of the object's collection; its kind has been looked up.
-    fn collection(&self, id: &ObjectId) -> Result<String, String> {
+    /// The object's collection; its kind has been looked up.
+    fn collection(&self, id: &ObjectId) -> Result<Path, String> {
         let found = self.known.get(&id.api_version).and_then(|kinds| kinds.get(&id.kind));
-        let (resource, _) = found.ok_or_else(|| format!("no kind {} in {} is known", id.kind, id.api_version))?;
-        let root = root(&id.api_version);
-        Ok(match id.namespace.as_str() {
-            "" => format!("{root}/{resource}"),
-            namespace => format!("{root}/namespaces/{namespace}/{resource}"),
-        })
+        let unknown = || format!("no kind {} in {} is known", id.kind, id.api_version);
+        let (resource, _) = found.ok_or_else(unknown)?;
+        let (group, version) = gvk::parse_api_version(&id.api_version).ok_or_else(unknown)?;
+        Ok(Path::collection(group, version, resource, &id.namespace))
     }
 
-    fn path(&self, id: &ObjectId) -> Result<String, String> {
-        Ok(format!("{}/{}", self.collection(id)?, id.name))
+    fn object(&self, id: &ObjectId) -> Result<Path, String> {
+        Ok(self.collection(id)?.child(&id.name))
     }
-}
-
-fn root(api_version: &str) -> String {
-    if api_version.contains('/') { format!("/apis/{api_version}") } else { format!("/api/{api_version}") }
 }
 
 fn resources(list: &Value) -> HashMap<String, (String, bool)> {
@@ -212,21 +192,6 @@ fn annotated(object: &Value, id: &ObjectId, file: &str) -> Value {
     wanted
 }
 
-fn reason(error: &kube::Error) -> &str {
-    match error {
-        kube::Error::Api(status) => status.reason.as_str(),
-        _ => "",
-    }
-}
-
-/// What the API server says, else what went wrong.
-fn told(error: &kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        other => other.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,7 +204,6 @@ mod tests {
         let found = resources(&list);
         assert_eq!(found["Pod"], ("pods".to_owned(), true));
         assert_eq!(found["Node"], ("nodes".to_owned(), false));
-        assert_eq!((root("v1"), root("apps/v1")), ("/api/v1".to_owned(), "/apis/apps/v1".to_owned()));
     }
 
     #[test]

@@ -78,13 +78,10 @@ impl Keeper {
         let mut delay = RETRY.0;
         loop {
             let failures = self.pass().await;
-            let woken = if failures.objects.is_empty() {
-                self.tell(failures);
-                Ok(watch.changed().await)
-            } else {
-                self.tell(failures);
-                tokio::time::timeout(delay, watch.changed()).await
-            };
+            let done = failures.objects.is_empty();
+            self.tell(failures);
+            let woken =
+                if done { Ok(watch.changed().await) } else { tokio::time::timeout(delay, watch.changed()).await };
             match woken {
                 Ok(Ok(())) => delay = RETRY.0,
                 Err(_) => delay = (delay * 2).min(RETRY.1),
