@@ -22,6 +22,7 @@ fn pods_run_as_their_specs_say() {
     refusals(&kubectl);
     debugging(&kubectl);
     generations(&kubectl);
+    chosen_by_label(&cluster, &kubectl);
     the_node_itself(&cluster, &kubectl);
 }
 
@@ -331,6 +332,14 @@ fn generations(kubectl: &Kubectl) {
     kubectl.wait("pod/named", &format!("{told}=3")).unwrap();
     kubectl.wait("pod/named", "jsonpath={.status.containerStatuses[0].restartCount}=1").unwrap();
     assert_eq!(read(), "3/3 3 3 3 3");
+}
+
+/// The kubelet judges by the labels that the scheduler went by, however new they are.
+fn chosen_by_label(cluster: &Cluster, kubectl: &Kubectl) {
+    let path = "jsonpath={.status.conditions[0].reason}=Unschedulable";
+    kubectl.wait("pod/chosen", path).unwrap();
+    kubectl.run(&["label", "node", cluster.name(), "disk=fast"]).unwrap();
+    kubectl.wait("pod/chosen", "condition=Ready").unwrap();
 }
 
 fn the_node_itself(cluster: &Cluster, kubectl: &Kubectl) {

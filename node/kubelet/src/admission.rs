@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Pod};
+use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod};
 
 use crate::container::sysctls;
 use crate::pod;
 use crate::resources;
 use crate::worker::Failure;
 
-/// What the node offers.
+/// What the node offers. `labels` are those the node had when it was last asked (see [`asks_for_labels`]).
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Offer {
     pub(crate) name: String,
@@ -63,6 +63,18 @@ pub(crate) fn admit(pod: &Pod, others: &[&Pod], offer: &Offer) -> Result<(), Fai
     Ok(())
 }
 
+/// Whether the pod chooses nodes by their labels, which anyone may have changed a moment ago.
+pub(crate) fn asks_for_labels(pod: &Pod) -> bool {
+    let by_affinity =
+        required(pod).is_some_and(|all| all.node_selector_terms.iter().any(|term| term.match_expressions.is_some()));
+    by_affinity || pod::spec(pod).node_selector.as_ref().is_some_and(|labels| !labels.is_empty())
+}
+
+fn required(pod: &Pod) -> Option<&NodeSelector> {
+    let affinity = pod::spec(pod).affinity.as_ref()?.node_affinity.as_ref()?;
+    affinity.required_during_scheduling_ignored_during_execution.as_ref()
+}
+
 fn host_ports(pod: &Pod) -> Vec<(String, String, i32)> {
     let ports = pod::all_containers(pod).flat_map(|c| pod::list(&c.ports));
     ports
@@ -77,13 +89,7 @@ fn host_ports(pod: &Pod) -> Vec<(String, String, i32)> {
 fn matches_node(pod: &Pod, offer: &Offer) -> bool {
     let spec = pod::spec(pod);
     let selected = spec.node_selector.iter().flatten().all(|(key, value)| offer.labels.get(key) == Some(value));
-    let required = spec
-        .affinity
-        .as_ref()
-        .and_then(|a| a.node_affinity.as_ref())
-        .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-    selected
-        && required.is_none_or(|required| required.node_selector_terms.iter().any(|term| matches_term(term, offer)))
+    selected && required(pod).is_none_or(|all| all.node_selector_terms.iter().any(|term| matches_term(term, offer)))
 }
 
 fn matches_term(term: &NodeSelectorTerm, offer: &Offer) -> bool {

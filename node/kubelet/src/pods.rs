@@ -1,13 +1,15 @@
 //! The pods of this node: where they come from, their workers, and what the runtime tells about them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cri::events::RuntimeEvent;
+use informer::rest::{self, Rest};
 use informer::{Informer, Meta, Projection};
 use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use tokio::sync::{Notify, mpsc};
 
 use crate::admission::{self, Offer};
@@ -56,6 +58,11 @@ impl Projection for NodePod {
     }
 }
 
+fn labels_of(object: &Value) -> BTreeMap<String, String> {
+    let labels = object["metadata"]["labels"].as_object().into_iter().flatten();
+    labels.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
+}
+
 struct Entry {
     handle: Handle,
     version: String,
@@ -65,7 +72,7 @@ struct Entry {
 /// Workers by pod uid.
 pub(crate) struct Pods {
     context: Arc<Context>,
-    offer: Offer,
+    offer: Mutex<Offer>,
     source: PodSource,
     workers: Mutex<HashMap<String, Entry>>,
     /// What the burstable pods ask for together, as their group was last told.
@@ -78,7 +85,14 @@ impl Pods {
     /// None yet.
     pub(crate) fn new(context: Arc<Context>, source: PodSource, offer: Offer) -> Pods {
         let burstable_milli = AtomicI64::new(0);
-        Pods { context, offer, source, workers: Mutex::default(), burstable_milli, images: Arc::default() }
+        Pods {
+            context,
+            offer: Mutex::new(offer),
+            source,
+            workers: Mutex::default(),
+            burstable_milli,
+            images: Arc::default(),
+        }
     }
 
     fn workers(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
@@ -117,6 +131,10 @@ impl Pods {
 
     async fn sync(&self, informer: &Informer<NodePod>) {
         let pods = informer.list();
+        let new = |pod: &NodePod| !self.workers().contains_key(&pod.meta.uid);
+        if pods.iter().any(|pod| new(pod) && admission::asks_for_labels(&pod.pod)) {
+            self.refresh_labels().await;
+        }
         let present: HashSet<&str> = pods.iter().map(|pod| pod.meta.uid.as_str()).collect();
         let mut messages = Vec::new();
         for pod in &pods {
@@ -139,6 +157,22 @@ impl Pods {
             let _ = inbox.send(message).await;
         }
         self.weigh();
+    }
+
+    /// Reads the node's labels anew: they may have changed after a watch showed them and before the scheduler used them.
+    async fn refresh_labels(&self) {
+        let Some(client) = &self.context.client else { return };
+        let path = rest::Path::object("", "v1", "nodes", "", &self.context.settings.node_name);
+        match Rest::new(client.clone()).get_metadata(&path).await {
+            Ok(node) => self.offer().labels = labels_of(&node),
+            Err(error) => {
+                tracing::warn!(%error, "cannot read the node's labels; pods are judged by those known before")
+            }
+        }
+    }
+
+    fn offer(&self) -> MutexGuard<'_, Offer> {
+        self.offer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives the burstable pods together the weight of all they ask for.
@@ -192,7 +226,7 @@ impl Pods {
             .filter(|view| !view.over)
             .collect();
         let others: Vec<&Pod> = views.iter().map(|view| view.pod.as_ref()).collect();
-        admission::admit(pod, &others, &self.offer).err()
+        admission::admit(pod, &others, &self.offer()).err()
     }
 
     async fn dispatch(&self, event: RuntimeEvent, swept: &mut bool) {
