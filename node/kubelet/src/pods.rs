@@ -166,7 +166,7 @@ impl Pods {
         match Rest::new(client.clone()).get_metadata(&path).await {
             Ok(node) => self.offer().labels = labels_of(&node),
             Err(error) => {
-                tracing::warn!(%error, "cannot read the node's labels; pods are judged by those known before")
+                tracing::warn!(%error, "cannot read the node's labels; pods are judged by those known before");
             }
         }
     }
