@@ -21,7 +21,9 @@ fn containers_outlive_containerd_and_keelson() {
         assert!(!containerd.adopted());
         assert_eq!(event(&mut fixture.events, |e| *e == RuntimeEvent::Resync).await, RuntimeEvent::Resync);
 
-        // A second import finds everything there.
+        // A second import finds everything there, unpacked once and for all.
+        let unpacked = fixture.unpacked();
+        assert_eq!(unpacked.len(), 1);
         let names = cri::images::import(containerd.endpoint(), &fixture.archive).await.unwrap();
         assert_eq!(names, [SHELL_IMAGE]);
 
@@ -32,6 +34,7 @@ fn containers_outlive_containerd_and_keelson() {
             runtime.exec_sync(&id, words(&["sh", "-c", "echo out; echo err >&2; exit 7"]), Duration::from_secs(9));
         let output = output.await.unwrap();
         assert_eq!((&output.stdout[..], &output.stderr[..], output.exit_code), (&b"out\n"[..], &b"err\n"[..], 7));
+        assert_eq!(fixture.unpacked(), unpacked);
         let exec = event(&mut fixture.events, |e| matches!(e, RuntimeEvent::ExecExit { .. })).await;
         assert!(matches!(exec, RuntimeEvent::ExecExit { container_id, exit_code: 7, .. } if container_id == id));
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::ImportError;
 
@@ -15,6 +15,9 @@ use super::ImportError;
 const DOCUMENT_MAX: u64 = 4 << 20;
 /// An index may point at an index; nobody nests deeper.
 const NESTING_MAX: usize = 4;
+
+/// This machine's, by OCI's names.
+const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
 
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
@@ -69,22 +72,41 @@ pub(super) struct Named {
     pub(super) size: u64,
 }
 
+/// A layer of an image that this machine can run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Layer {
+    pub(super) media_type: String,
+    pub(super) digest: String,
+    pub(super) size: u64,
+    /// Its digest when unzipped.
+    pub(super) diff_id: String,
+}
+
+/// What the root file system of an image that this machine can run is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RootFs {
+    /// Digest of the image's configuration.
+    pub(super) config: String,
+    pub(super) layers: Vec<Layer>,
+}
+
 /// All that is in an archive.
 #[derive(Debug)]
 pub(super) struct Archive {
     pub(super) source: Source,
     pub(super) blobs: Vec<Blob>,
+    pub(super) root_fs: Vec<RootFs>,
     pub(super) images: Vec<Named>,
 }
 
-#[derive(Deserialize, Debug, Clone)]
+#[derive(Deserialize, Serialize, Debug, Clone)]
 #[serde(rename_all = "camelCase")]
 struct Descriptor {
     #[serde(default)]
     media_type: String,
     digest: String,
     size: u64,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "HashMap::is_empty")]
     annotations: HashMap<String, String>,
 }
 
@@ -96,6 +118,20 @@ struct Document {
     layers: Vec<Descriptor>,
 }
 
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Config {
+    architecture: String,
+    os: String,
+    rootfs: ConfigRootFs,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct ConfigRootFs {
+    diff_ids: Vec<String>,
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct DockerImage {
@@ -103,6 +139,14 @@ struct DockerImage {
     #[serde(default)]
     repo_tags: Option<Vec<String>>,
     layers: Vec<String>,
+}
+
+/// What is found while reading.
+#[derive(Default)]
+struct Found {
+    blobs: Vec<Blob>,
+    root_fs: Vec<RootFs>,
+    images: Vec<Named>,
 }
 
 struct Reader {
@@ -181,15 +225,15 @@ impl Reader {
     }
 
     fn read(self) -> Result<Archive, ImportError> {
-        let (mut blobs, mut images) = (Vec::new(), Vec::new());
+        let mut found = Found::default();
         if self.files.contains_key("index.json") {
             let index: Document = self.json("index.json")?;
             for manifest in &index.manifests {
                 if !self.has(manifest) {
                     continue;
                 }
-                self.collect(manifest, 0, &mut blobs)?;
-                images.push(Named {
+                self.collect(manifest, 0, &mut found)?;
+                found.images.push(Named {
                     name: self.name(manifest)?,
                     media_type: manifest.media_type.clone(),
                     digest: manifest.digest.clone(),
@@ -199,15 +243,15 @@ impl Reader {
         } else if self.files.contains_key("manifest.json") {
             let list: Vec<DockerImage> = self.json("manifest.json")?;
             for image in &list {
-                self.docker(image, &mut blobs, &mut images)?;
+                self.docker(image, &mut found)?;
             }
         } else {
             return Err(self.error("neither index.json (OCI) nor manifest.json (docker save) in it"));
         }
-        if images.is_empty() {
+        if found.images.is_empty() {
             return Err(self.error("no image in it"));
         }
-        Ok(Archive { source: self.source, blobs, images })
+        Ok(Archive { source: self.source, blobs: found.blobs, root_fs: found.root_fs, images: found.images })
     }
 
     fn place(&self, path: &str) -> Result<(u64, u64), ImportError> {
@@ -242,7 +286,7 @@ impl Reader {
     }
 
     /// Adds what a manifest or index refers to, then itself. Manifests of other platforms may be absent.
-    fn collect(&self, descriptor: &Descriptor, depth: usize, blobs: &mut Vec<Blob>) -> Result<(), ImportError> {
+    fn collect(&self, descriptor: &Descriptor, depth: usize, found: &mut Found) -> Result<(), ImportError> {
         if depth > NESTING_MAX {
             return Err(self.error("indexes are nested too deeply"));
         }
@@ -250,11 +294,12 @@ impl Reader {
         let document: Document = self.json(&path)?;
         let mut labels = BTreeMap::new();
         for (number, child) in document.manifests.iter().enumerate().filter(|(_, child)| self.has(child)) {
-            self.collect(child, depth + 1, blobs)?;
+            self.collect(child, depth + 1, found)?;
             labels.insert(format!("containerd.io/gc.ref.content.m.{number}"), child.digest.clone());
         }
         if let Some(config) = &document.config {
             labels.insert("containerd.io/gc.ref.content.config".into(), config.digest.clone());
+            found.root_fs.extend(self.root_fs(&blob_path(&config.digest), &config.digest, &document.layers));
         }
         for (number, layer) in document.layers.iter().enumerate() {
             labels.insert(format!("containerd.io/gc.ref.content.l.{number}"), layer.digest.clone());
@@ -264,25 +309,24 @@ impl Reader {
             if size != child.size {
                 return Err(self.error(format!("{} has {size} bytes, its manifest says {}", child.digest, child.size)));
             }
-            push(
-                blobs,
-                Blob { digest: child.digest.clone(), size, data: Data::Piece { offset }, labels: BTreeMap::new() },
-            );
+            let blob =
+                Blob { digest: child.digest.clone(), size, data: Data::Piece { offset }, labels: BTreeMap::new() };
+            push(&mut found.blobs, blob);
         }
         let (offset, size) = self.place(&path)?;
-        push(blobs, Blob { digest: descriptor.digest.clone(), size, data: Data::Piece { offset }, labels });
+        push(&mut found.blobs, Blob { digest: descriptor.digest.clone(), size, data: Data::Piece { offset }, labels });
         Ok(())
     }
 
     /// `docker save` has no manifests in the registry's sense: this makes one.
-    fn docker(&self, image: &DockerImage, blobs: &mut Vec<Blob>, images: &mut Vec<Named>) -> Result<(), ImportError> {
+    fn docker(&self, image: &DockerImage, found: &mut Found) -> Result<(), ImportError> {
         let mut labels = BTreeMap::new();
         let mut piece = |path: &str, label: String| -> Result<(String, u64), ImportError> {
             let (offset, size) = self.place(path)?;
             let digest = self.hash(path, offset, size)?;
             labels.insert(format!("containerd.io/gc.ref.content.{label}"), digest.clone());
             let data = Data::Piece { offset };
-            push(blobs, Blob { digest: digest.clone(), size, data, labels: BTreeMap::new() });
+            push(&mut found.blobs, Blob { digest: digest.clone(), size, data, labels: BTreeMap::new() });
             Ok((digest, size))
         };
         let (config_digest, config_size) = piece(&image.config, "config".into())?;
@@ -293,8 +337,9 @@ impl Reader {
             let mut magic = [0; 2];
             let gzip = size > 2 && self.source.read_at(&mut magic, offset).is_ok() && magic == [0x1f, 0x8b];
             let media_type = format!("{DOCKER_LAYER}{}", if gzip { ".gzip" } else { "" });
-            layers.push(serde_json::json!({"mediaType": media_type, "digest": digest, "size": size}));
+            layers.push(Descriptor { media_type, digest, size, annotations: HashMap::new() });
         }
+        found.root_fs.extend(self.root_fs(&image.config, &config_digest, &layers));
         let manifest = serde_json::json!({
             "schemaVersion": 2, "mediaType": DOCKER_MANIFEST, "layers": layers,
             "config": {"mediaType": DOCKER_CONFIG, "digest": config_digest, "size": config_size},
@@ -303,12 +348,29 @@ impl Reader {
         .into_bytes();
         let digest = sha256(digest::digest(&digest::SHA256, &manifest).as_ref());
         let size = manifest.len() as u64;
-        push(blobs, Blob { digest: digest.clone(), size, data: Data::Made(manifest), labels });
+        push(&mut found.blobs, Blob { digest: digest.clone(), size, data: Data::Made(manifest), labels });
         for tag in image.repo_tags.iter().flatten() {
             let media_type = DOCKER_MANIFEST.to_owned();
-            images.push(Named { name: normalized(tag), media_type, digest: digest.clone(), size });
+            found.images.push(Named { name: normalized(tag), media_type, digest: digest.clone(), size });
         }
         Ok(())
+    }
+
+    /// What an image's configuration says of its layers; nothing for another platform's, and for what is no image.
+    fn root_fs(&self, path: &str, config: &str, layers: &[Descriptor]) -> Option<RootFs> {
+        let document: Config = self.json(path).ok()?;
+        let ours = document.os == "linux" && document.architecture == ARCHITECTURE;
+        let diff_ids = document.rootfs.diff_ids;
+        if !ours || layers.is_empty() || diff_ids.len() != layers.len() {
+            return None;
+        }
+        let layer = |(layer, diff_id): (&Descriptor, String)| Layer {
+            media_type: layer.media_type.clone(),
+            digest: layer.digest.clone(),
+            size: layer.size,
+            diff_id,
+        };
+        Some(RootFs { config: config.to_owned(), layers: layers.iter().zip(diff_ids).map(layer).collect() })
     }
 
     fn hash(&self, path: &str, offset: u64, size: u64) -> Result<String, ImportError> {
@@ -336,7 +398,7 @@ fn blob_path(digest: &str) -> String {
     format!("blobs/{}", digest.replace(':', "/"))
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub(super) fn sha256(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::from("sha256:"), |mut out, byte| {
         let _ = write!(out, "{byte:02x}");
@@ -391,6 +453,8 @@ mod tests {
         assert_eq!(archive.images[0].name, super::super::PAUSE_IMAGE);
         assert_eq!(archive.blobs.len(), 3);
         assert_eq!(archive.blobs[2].digest, archive.images[0].digest);
+        let [root_fs] = &archive.root_fs[..] else { panic!("{:?}", archive.root_fs) };
+        assert_eq!((&root_fs.config, &root_fs.layers[0].digest), (&archive.blobs[0].digest, &archive.blobs[1].digest));
         for blob in &archive.blobs {
             let Data::Piece { offset } = blob.data else { panic!("made") };
             let mut bytes = vec![0; usize::try_from(blob.size).unwrap()];
@@ -408,6 +472,27 @@ mod tests {
         assert_eq!(names, ["docker.io/library/web:1", "docker.io/library/web:2"]);
         assert_eq!(archive.blobs.len(), 3);
         assert_eq!(archive.blobs[2].labels.len(), 3);
+    }
+
+    #[test]
+    fn only_what_runs_here_is_unpacked() {
+        let ours = format!(r#"{{"os":"linux","architecture":"{ARCHITECTURE}","rootfs":{{"diff_ids":["sha256:d"]}}}}"#);
+        let manifest = br#"[{"Config":"c.json","RepoTags":["web"],"Layers":["l.tar"]}]"#;
+        for (config, count) in [
+            (ours.as_str(), 1),
+            (&ours.replace(ARCHITECTURE, "s390x"), 0),
+            (&ours.replace("linux", "windows"), 0),
+            (&ours.replace("\"sha256:d\"", ""), 0),
+            ("[]", 0),
+        ] {
+            let file = tar(&[("manifest.json", manifest), ("c.json", config.as_bytes()), ("l.tar", b"xyz")]);
+            let archive = Archive::open(file.path()).unwrap();
+            assert_eq!(archive.root_fs.len(), count, "{config}");
+            for root_fs in archive.root_fs {
+                assert_eq!(root_fs.config, archive.blobs[0].digest);
+                assert_eq!((&*root_fs.layers[0].media_type, &*root_fs.layers[0].diff_id), (DOCKER_LAYER, "sha256:d"));
+            }
+        }
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Brings image archives into containerd, without a registry: blobs into the content store, names into the image store.
 //!
-//! CRI takes up an image when containerd tells of it, and unpacks it when a container first needs it. Garbage
-//! collection is held off by a lease while importing, by labels afterwards.
+//! Its layers are unpacked before it gets its name ([`unpack`] says why); CRI takes it up when containerd tells of it.
+//! Garbage collection is held off by a lease while importing, by labels afterwards.
 
 mod archive;
+mod unpack;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use crate::generated::containerd::services::namespaces::v1 as namespaces;
 use crate::generated::containerd::services::namespaces::v1::namespaces_client::NamespacesClient;
 use crate::generated::containerd::types::Descriptor;
 use crate::namespace::{NAMESPACE, in_lease, in_namespace};
-use crate::{Runtime, v1};
+use crate::{CriError, Runtime, v1};
 use archive::{Archive, Blob, Data, Named};
 
 /// The image of sandboxes, which keelson carries inside itself.
@@ -66,6 +67,17 @@ pub enum ImportError {
         object: String,
         /// The answer.
         message: String,
+    },
+    /// CRI refused.
+    #[error(transparent)]
+    Cri(#[from] CriError),
+    /// What was unpacked cannot be made durable.
+    #[error("syncfs {dir}")]
+    Sync {
+        /// The snapshotter's directory.
+        dir: PathBuf,
+        /// Why not.
+        source: std::io::Error,
     },
     /// containerd has the image but CRI does not.
     #[error("CRI did not take up image {image} within {} s", SEEN_WITHIN.as_secs())]
@@ -178,6 +190,7 @@ impl Importer {
         for blob in archive.blobs {
             self.blob(&source, blob, &lease.0).await?;
         }
+        self.unpack(&archive.root_fs, &lease.0).await?;
         for image in wanted {
             self.name(image).await?;
         }

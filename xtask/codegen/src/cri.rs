@@ -7,13 +7,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-/// The containerd services used: image import (content, images, leases, namespaces), the event stream and what its events hold.
+/// The containerd services used: image import (content, images, leases, namespaces, and to unpack: snapshots, diff), the event
+/// stream and what its events hold.
 const CONTAINERD_PROTOS: &[&str] = &[
     "services/content/v1/content.proto",
+    "services/diff/v1/diff.proto",
     "services/events/v1/events.proto",
     "services/images/v1/images.proto",
     "services/leases/v1/leases.proto",
     "services/namespaces/v1/namespace.proto",
+    "services/snapshots/v1/snapshots.proto",
     "events/container.proto",
     "events/image.proto",
     "events/task.proto",

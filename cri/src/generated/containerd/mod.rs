@@ -9,6 +9,11 @@ pub mod containerd {
                 include!("containerd.services.content.v1.rs");
             }
         }
+        pub mod diff {
+            pub mod v1 {
+                include!("containerd.services.diff.v1.rs");
+            }
+        }
         pub mod events {
             pub mod v1 {
                 include!("containerd.services.events.v1.rs");
@@ -27,6 +32,11 @@ pub mod containerd {
         pub mod namespaces {
             pub mod v1 {
                 include!("containerd.services.namespaces.v1.rs");
+            }
+        }
+        pub mod snapshots {
+            pub mod v1 {
+                include!("containerd.services.snapshots.v1.rs");
             }
         }
     }

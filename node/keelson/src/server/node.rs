@@ -59,15 +59,15 @@ async fn import_images(endpoint: &str, dir: &Path) -> anyhow::Result<()> {
     let mut archives: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     archives.retain(|path| path.extension().is_some_and(|extension| extension == "tar"));
     archives.sort();
-    futures::future::join_all(archives.iter().map(|archive| async move {
+    // One after the other: they may have layers in common.
+    for archive in &archives {
         match cri::images::import(endpoint, archive).await {
             Ok(names) => tracing::info!(archive = %archive.display(), ?names, "imported"),
             Err(error) => {
                 tracing::error!(archive = %archive.display(), error = &error as &dyn std::error::Error, "not imported");
             }
         }
-    }))
-    .await;
+    }
     Ok(())
 }
 
