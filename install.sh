@@ -138,6 +138,55 @@ SCRIPT
     setsid "$supervisor/run" >>"$supervisor/log" 2>&1 </dev/null &
 }
 
+# ---------------------------------------------------------------- the host
+
+# What pods send comes in on links whose names begin with ks: nobody else is to configure those, and firewalls that a
+# distribution turns on by itself must let them in. `keelson check` names the rest.
+networkmanager=/etc/NetworkManager/conf.d/90-keelson.conf
+networkd=/etc/systemd/network/05-keelson.network
+sysctls=/etc/sysctl.d/90-keelson.conf
+active() { [ "$systemd" = yes ] && systemctl is-active --quiet "$1"; }
+
+reload_networks() {
+    if active NetworkManager; then systemctl reload NetworkManager; fi
+    if active systemd-networkd; then networkctl reload; fi
+}
+
+firewall() { # add | remove
+    if active firewalld; then
+        local zone=(firewall-cmd -q --zone=trusted "--$1-interface=ks+")
+        { "${zone[@]}" && "${zone[@]}" --permanent; } || true # it says why itself
+    fi
+    if command -v ufw >/dev/null && ufw status | grep -q '^Status: active'; then
+        local delete=""
+        [ "$1" = add ] || delete=delete
+        # $delete is a word or none.
+        ufw $delete allow in on ks+ >/dev/null
+        ufw route $delete allow in on ks+ >/dev/null
+    fi
+}
+
+prepare_host() {
+    [ "$systemd" = yes ] || return 0
+    if [ -d /etc/NetworkManager/conf.d ]; then
+        printf '[keyfile]\nunmanaged-devices=interface-name:ks*\n' >"$networkmanager"
+    fi
+    if [ -d /etc/systemd/network ]; then
+        printf '[Match]\nName=ks*\n\n[Link]\nUnmanaged=yes\n' >"$networkd"
+    fi
+    reload_networks
+    firewall add
+    printf 'fs.inotify.max_user_instances=8192\nfs.inotify.max_user_watches=524288\nnet.ipv4.ip_forward=1\n' >"$sysctls"
+    sysctl -q -p "$sysctls" || true
+}
+
+restore_host() {
+    [ "$systemd" = yes ] || return 0
+    firewall remove
+    rm -f "$networkmanager" "$networkd" "$sysctls"
+    reload_networks
+}
+
 # ---------------------------------------------------------------- uninstall
 
 if [ -n "$uninstall" ]; then
@@ -153,7 +202,7 @@ if [ -n "$uninstall" ]; then
         systemctl daemon-reload || true
     fi
     rm -rf "$supervisor" "$program" "$kubeconfig"
-    rm -f /etc/NetworkManager/conf.d/90-keelson.conf /etc/sysctl.d/90-keelson.conf
+    restore_host
     rmdir "$config_dir" 2>/dev/null || true
     stage "removed"
     exit 0
@@ -206,17 +255,11 @@ install -m 0755 "$binary" "$program.new"
 mv -f "$program.new" "$program"
 stage "installed $version as $program"
 
-# What is ours to apply on the host; `keelson check` names the rest.
-if [ -d /etc/NetworkManager/conf.d ]; then
-    printf '[keyfile]\nunmanaged-devices=interface-name:ks*\n' >/etc/NetworkManager/conf.d/90-keelson.conf
-fi
-if [ -d /etc/sysctl.d ] && [ "$systemd" = yes ]; then
-    printf 'fs.inotify.max_user_instances=8192\nfs.inotify.max_user_watches=524288\nnet.ipv4.ip_forward=1\n' >/etc/sysctl.d/90-keelson.conf
-    sysctl -q -p /etc/sysctl.d/90-keelson.conf || true
-fi
+prepare_host
+# A port that the former server still held would be free by now.
+"$program" check --data-dir "$data_dir" | grep -E ' (warning|FAILED ) ' || true
 
 if [ -n "$demo" ]; then
-    command -v kubectl >/dev/null || fail "--demo needs kubectl"
     if [ -z "$demo_image" ]; then
         [ -e "$here/Cargo.toml" ] || fail "this is no checkout to build the demo's image from; give --demo-image FILE"
         (cd "$here" && cargo xtask image web --out "$data_dir/images")
@@ -228,17 +271,18 @@ fi
 
 if [ "$systemd" = yes ]; then start_systemd; else start_supervised; fi
 stage "started"
-"$program" await --kubeconfig "$kubeconfig" --timeout 180 || {
+"$program" await --kubeconfig "$kubeconfig" --timeout 180 2>&1 || {
     [ "$systemd" = yes ] && journalctl -u keelson.service -n 20 --no-pager >&2 || tail -n 20 "$supervisor/log" >&2
     fail "the node did not become Ready; the end of its log is above"
 }
 stage "the node is Ready"
 
 if [ -n "$demo" ]; then
-    export KUBECONFIG=$kubeconfig
-    kubectl apply -f "$here/images/web/demo.yaml" >/dev/null
-    kubectl rollout status deployment/demo --timeout=120s >/dev/null
-    address=$(kubectl get service demo -o jsonpath='{.spec.clusterIP}')
+    # No kubectl is needed: what lies there is applied.
+    mkdir -p "$data_dir/manifests"
+    cp "$here/images/web/demo.yaml" "$data_dir/manifests/"
+    address=$("$program" await --kubeconfig "$kubeconfig" --service default/demo --timeout 120) ||
+        fail "the demo did not become ready; kubectl --kubeconfig $kubeconfig describe pods tells why"
     stage "the demo runs; http://$address answers:"
     for _ in 1 2 3; do
         exec 3<>"/dev/tcp/$address/80"

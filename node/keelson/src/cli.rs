@@ -236,6 +236,9 @@ pub(crate) struct AwaitArgs {
     /// The administrator's kubeconfig; waited for if it is not there yet
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: PathBuf,
+    /// Also wait until all endpoints of this Service are ready, then print its address
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub service: Option<String>,
     /// Seconds to wait
     #[arg(long, default_value_t = 180, value_name = "SECONDS")]
     pub timeout: u64,
