@@ -49,7 +49,7 @@ pub(crate) struct Written {
 pub(crate) enum Part {
     /// All but `status`.
     Main,
-    /// `status`, labels and annotations.
+    /// `status`, and what metadata may be written with it.
     Status,
     /// What a subresource's function leaves of the new object.
     Sub {
@@ -297,7 +297,7 @@ impl Writer<'_> {
                 storage.strategy.prepare_update(new, old);
             }
             Part::Status => {
-                keep_status(new, old);
+                keep_status(new, old, storage.facts.status_leaves);
                 storage.strategy.prepare_status_update(new, old);
             }
             Part::Sub { keep, .. } => keep(new, old)?,
@@ -382,8 +382,8 @@ fn put_back(new: &mut Value, old: &Value, field: &str) {
     };
 }
 
-/// Everything from `old` but `status` and the metadata that clients may annotate.
-fn keep_status(new: &mut Value, old: &Value) {
+/// Everything from `old` but `status` and the metadata that may be written with it; `leaves` may not.
+fn keep_status(new: &mut Value, old: &Value, leaves: &[&str]) {
     let Some(fields) = new.as_object_mut() else { return };
     fields.retain(|field, _| matches!(field.as_str(), "metadata" | "status"));
     for (field, value) in old.as_object().into_iter().flatten() {
@@ -392,10 +392,10 @@ fn keep_status(new: &mut Value, old: &Value) {
         }
     }
     if let (Some(metadata), Some(before)) = (meta::metadata_mut(new), meta::metadata(old)) {
-        for field in ["ownerReferences", "finalizers"] {
-            match before.get(field) {
-                Some(value) => metadata.insert(field.to_owned(), value.clone()),
-                None => metadata.remove(field),
+        for field in leaves {
+            match before.get(*field) {
+                Some(value) => metadata.insert((*field).to_owned(), value.clone()),
+                None => metadata.remove(*field),
             };
         }
     }

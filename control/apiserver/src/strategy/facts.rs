@@ -36,6 +36,8 @@ pub(crate) struct Facts {
     pub(crate) fields: &'static [&'static str],
     /// Whether a new object keeps the status it was sent with (nodes register themselves with theirs).
     pub(crate) keeps_initial_status: bool,
+    /// The metadata that a write of the status leaves as it is.
+    pub(crate) status_leaves: &'static [&'static str],
     /// Whether DELETE answers the object rather than a Status.
     pub(crate) returns_deleted: bool,
 }
@@ -179,7 +181,21 @@ pub(crate) fn facts(group: &str, resource: &str, has_status: bool) -> Facts {
         ttl: matches!((group, resource), ("" | "events.k8s.io", "events")).then(|| Duration::from_secs(3600)),
         fields: fields(group, resource),
         keeps_initial_status: (group, resource) == ("", "nodes"),
+        status_leaves: status_leaves(group, resource),
         returns_deleted: listed(RETURNS_DELETED, group, resource),
+    }
+}
+
+/// Upstream's status strategies: most leave only what others rely on, some all that clients may write.
+fn status_leaves(group: &str, resource: &str) -> &'static [&'static str] {
+    match (group, resource) {
+        ("apps", "deployments") => &["ownerReferences", "finalizers", "labels"],
+        ("apiextensions.k8s.io" | "apiregistration.k8s.io" | "flowcontrol.apiserver.k8s.io" | "resource.k8s.io", _)
+        | ("storage.k8s.io", "volumeattachments")
+        | ("certificates.k8s.io", "podcertificaterequests") => {
+            &["ownerReferences", "finalizers", "labels", "annotations"]
+        }
+        _ => &["ownerReferences", "finalizers"],
     }
 }
 

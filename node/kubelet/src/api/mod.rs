@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use auth::{Attributes, Decision};
+pub(crate) use logs::last_of_log;
 pub use review::ReviewAuthorizer;
 
 /// What the kubelet's core tells its API about this node's pods.

@@ -1,11 +1,15 @@
 //! What a worker has observed of its pod: sandbox, containers with their runs, health, and what keeps them from starting.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::path::Path;
 
 use cri::v1::{ContainerState as CriState, ContainerStatus, LinuxContainerUser, PodSandboxStatus};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 
+use crate::api::last_of_log;
 use crate::labels;
 use crate::pod;
 use crate::volumes::VolumePaths;
@@ -87,8 +91,9 @@ impl Run {
     }
 }
 
-const MAX_MESSAGE: usize = 4096;
-const MAX_LOG_LINES: usize = 80;
+/// How much of a termination file is told, and of a log in its place; upstream's limits.
+const MAX_MESSAGE: u64 = 4096;
+const MAX_LOG_LINES: u64 = 80;
 const MAX_LOG_BYTES: usize = 2048;
 
 /// A container's last words: its termination file, or by policy the end of its log where it failed without any.
@@ -98,11 +103,16 @@ fn termination_message(status: &ContainerStatus, phase: Phase) -> String {
     }
     let annotation = |key: &str| status.annotations.get(key).map(String::as_str).unwrap_or_default();
     let file = annotation(labels::TERMINATION_FILE);
-    let mut words = std::fs::read(file).unwrap_or_default();
-    words.truncate(MAX_MESSAGE);
+    let mut words = match end_of_file(file, MAX_MESSAGE) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            format!("Error on reading termination log {file}: {error}").into_bytes()
+        }
+        words => words.unwrap_or_default(),
+    };
     let fallback = annotation(labels::TERMINATION_POLICY) == "FallbackToLogsOnError" && status.exit_code != 0;
     if words.is_empty() && fallback {
-        return log_tail(&std::fs::read(&status.log_path).unwrap_or_default());
+        words = last_of_log(Path::new(&status.log_path), MAX_LOG_LINES, MAX_LOG_BYTES)
+            .unwrap_or_else(|error| format!("Error on reading termination message from logs: {error}").into_bytes());
     }
     if words.is_empty() {
         return status.message.clone();
@@ -110,19 +120,14 @@ fn termination_message(status: &ContainerStatus, phase: Phase) -> String {
     String::from_utf8_lossy(&words).into_owned()
 }
 
-/// The last lines of a CRI log without their prefixes.
-fn log_tail(log: &[u8]) -> String {
-    let text = String::from_utf8_lossy(log);
-    let lines: Vec<&str> = text.lines().collect();
-    let last = &lines[lines.len().saturating_sub(MAX_LOG_LINES)..];
-    // time stream tag text
-    let mut tail: String =
-        last.iter().filter_map(|line| line.splitn(4, ' ').nth(3)).map(|l| format!("{l}\n")).collect();
-    while tail.len() > MAX_LOG_BYTES {
-        let cut = tail.find('\n').map_or(tail.len(), |at| at + 1);
-        tail.drain(..cut);
-    }
-    tail
+/// The last `bytes` bytes of a file, whose size is up to the container that writes it.
+fn end_of_file(path: &str, bytes: u64) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let start = file.metadata()?.len().saturating_sub(bytes);
+    file.seek(SeekFrom::Start(start))?;
+    let mut words = Vec::new();
+    file.take(bytes).read_to_end(&mut words)?;
+    Ok(words)
 }
 
 /// The runs of one container that still exist in the runtime.
@@ -410,15 +415,25 @@ mod tests {
     fn last_words() {
         let dir = tempfile::tempdir().unwrap();
         let (file, log) = (dir.path().join("t"), dir.path().join("l"));
-        std::fs::write(&log, "2026-01-01T00:00:00Z stdout F one two\n2026-01-01T00:00:00Z stderr F three\n").unwrap();
-        for (words, policy, code, expected) in [
-            ("bye", "File", 1, "bye"),
-            ("", "File", 1, ""),
-            ("", "FallbackToLogsOnError", 1, "one two\nthree\n"),
-            ("", "FallbackToLogsOnError", 0, ""),
-            ("bye", "FallbackToLogsOnError", 1, "bye"),
+        let entry = |tag: &str, text: &str| format!("2026-01-01T00:00:00Z stdout {tag} {text}\n");
+        let two = entry("F", "one two") + &entry("F", "three");
+        let many = (0..100).map(|n| entry("F", &n.to_string())).collect::<String>();
+        let (unended, long) =
+            (entry("P", "DO") + &entry("P", "NE"), entry("P", &"a".repeat(2000)) + &entry("F", &"b".repeat(100)));
+        let last = (20..100).map(|n| format!("{n}\n")).collect::<String>();
+        for (words, policy, code, log_text, expected) in [
+            ("bye", "File", 1, &two, "bye"),
+            ("", "File", 1, &two, ""),
+            ("", "FallbackToLogsOnError", 1, &two, "one two\nthree\n"),
+            ("", "FallbackToLogsOnError", 1, &unended, "DONE"),
+            ("", "FallbackToLogsOnError", 1, &many, &last),
+            ("", "FallbackToLogsOnError", 1, &long, &format!("{}{}\n", "a".repeat(1947), "b".repeat(100))),
+            ("", "FallbackToLogsOnError", 0, &two, ""),
+            ("bye", "FallbackToLogsOnError", 1, &two, "bye"),
+            (&format!("{}end", "x".repeat(5000)), "File", 1, &two, &format!("{}end", "x".repeat(4093))),
         ] {
             std::fs::write(&file, words).unwrap();
+            std::fs::write(&log, log_text).unwrap();
             let status = ContainerStatus {
                 exit_code: code,
                 state: CriState::ContainerExited.into(),

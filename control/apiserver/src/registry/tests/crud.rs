@@ -158,8 +158,13 @@ async fn generation_counts_the_spec_and_status_is_apart() {
     let scaled = api.patch(&path, MERGE, json!({"spec": {"replicas": 5}})).await.ok();
     assert_eq!(scaled["metadata"]["generation"], 2);
 
-    let patch = json!({"spec": {"replicas": 7}, "status": {"replicas": 3, "observedGeneration": 2}});
+    let metadata = json!({"labels": {"a": "c"}, "annotations": {"n": "1"}, "finalizers": ["x.y/z"]});
+    let patch =
+        json!({"metadata": metadata, "spec": {"replicas": 7}, "status": {"replicas": 3, "observedGeneration": 2}});
     let reported = api.patch(&format!("{path}/status"), MERGE, patch).await.ok();
+    let metadata = &reported["metadata"];
+    assert_eq!((&metadata["labels"]["a"], &metadata["finalizers"]), (&json!("b"), &Value::Null));
+    assert_eq!(metadata["annotations"]["n"], "1");
     assert_eq!((&reported["spec"]["replicas"], &reported["status"]["replicas"]), (&json!(5), &json!(3)));
     assert_eq!(reported["metadata"]["generation"], 2);
     assert_eq!(api.get(&format!("{path}/status")).await.ok(), reported);

@@ -54,7 +54,7 @@ impl Strategy for Pod {
     }
 
     fn prepare_status_update(&self, new: &mut Value, old: &Value) {
-        // Labels and annotations are the main resource's; the QoS class is decided once.
+        // The QoS class is decided once.
         if let (Some(new), Some(old)) = (new.get_mut("status"), old.get("status")) {
             keep(new, old, "qosClass");
         }

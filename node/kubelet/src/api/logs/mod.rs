@@ -6,3 +6,4 @@ mod tail;
 
 pub(super) use format::{LogOptions, StreamFilter};
 pub(super) use read::LogReader;
+pub(crate) use tail::last_of_log;

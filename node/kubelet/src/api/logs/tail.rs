@@ -1,8 +1,11 @@
-//! Where the last lines of a file begin.
+//! The end of a log: where its last lines begin, and what they say.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use super::format::{Formatter, LogOptions};
 
 const BLOCK: u64 = 64 << 10;
 
@@ -28,6 +31,18 @@ pub(super) fn start_of_last(file: &File, lines: u64) -> io::Result<u64> {
         end = start;
     }
     Ok(0)
+}
+
+/// The text of the last `lines` entries of a log, no more than its last `bytes` bytes.
+pub(crate) fn last_of_log(log: &Path, lines: u64, bytes: usize) -> io::Result<Vec<u8>> {
+    let mut file = File::open(log)?;
+    file.seek(SeekFrom::Start(start_of_last(&file, lines)?))?;
+    let (mut entries, mut text) = (Vec::new(), Vec::new());
+    file.read_to_end(&mut entries)?;
+    let mut formatter = Formatter::new(&LogOptions::default());
+    entries.split(|byte| *byte == b'\n').for_each(|entry| formatter.line(entry, &mut text));
+    text.drain(..text.len().saturating_sub(bytes));
+    Ok(text)
 }
 
 #[cfg(test)]
