@@ -1,29 +1,41 @@
-//! Connections to kubelets (TLS, our client certificate) and pods (plain).
+//! Connections to kubelets, pods and whatever listens on nodes.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use apimachinery::status::Status;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::{DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::TaskTracker;
 
-use super::locate::Target;
+use super::locate::{Target, Via};
 use crate::pki::{Certified, PkiError};
+use crate::request::BoxError;
 use crate::server::body::RequestBody;
 
-/// How long a kubelet may take to accept a connection.
+/// How long a server may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Opens one connection a request: streams live long, and nothing is gained by keeping them.
 pub(super) struct Connector {
-    tls: TlsConnector,
+    kubelets: TlsConnector,
+    unverified: TlsConnector,
+}
+
+/// A server that was not reached or did not answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{address}: {source}")]
+pub(super) struct Unreachable {
+    address: String,
+    source: BoxError,
 }
 
 impl Connector {
@@ -38,13 +50,22 @@ impl Connector {
         let cert = CertificateDer::from_pem_slice(client.cert_pem.as_bytes()).map_err(|error| fail(&error))?;
         let key = PrivateKeyDer::from_pem_slice(client.key_pem.as_bytes()).map_err(|error| fail(&error))?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
+        let builder =
+            || rustls::ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+        let kubelets = builder()
             .map_err(|error| fail(&error))?
             .with_root_certificates(roots)
             .with_client_auth_cert(vec![cert], key)
             .map_err(|error| fail(&error))?;
-        Ok(Self { tls: TlsConnector::from(Arc::new(config)) })
+        let unverified = builder()
+            .map_err(|error| fail(&error))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider.clone())))
+            .with_no_client_auth();
+        Ok(Self {
+            kubelets: TlsConnector::from(Arc::new(kubelets)),
+            unverified: TlsConnector::from(Arc::new(unverified)),
+        })
     }
 
     /// Sends a request over a connection of its own.
@@ -53,28 +74,69 @@ impl Connector {
         target: &Target,
         request: Request<RequestBody>,
         tasks: &TaskTracker,
-    ) -> Result<Response<Incoming>, Status> {
-        let failed = |error: &dyn std::fmt::Display| {
-            Status::internal(format!("error dialing backend: {}: {error}", target.address))
-        };
-        let dial = async {
-            let tcp = TcpStream::connect(&target.address).await?;
-            tcp.set_nodelay(true)?;
-            if !target.kubelet {
-                return Ok(Either::Plain(tcp));
-            }
-            let host = target.address.rsplit_once(':').map_or(target.address.as_str(), |(host, _)| host);
-            let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-            let name = ServerName::try_from(host).map_err(std::io::Error::other)?;
-            self.tls.connect(name, tcp).await.map(|tls| Either::Tls(Box::new(tls)))
-        };
-        let connected: std::io::Result<Either> =
-            tokio::time::timeout(CONNECT_TIMEOUT, dial).await.map_err(|_| failed(&"timed out"))?;
-        let answer = match connected.map_err(|error| failed(&error))? {
+    ) -> Result<Response<Incoming>, Unreachable> {
+        let failed = |source: BoxError| Unreachable { address: target.address.clone(), source };
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, self.dial(target)).await;
+        let io = connected.map_err(|_| failed("timed out".into()))?.map_err(|error| failed(error.into()))?;
+        let answer = match io {
             Either::Plain(io) => exchange(io, request, tasks).await,
             Either::Tls(io) => exchange(io, request, tasks).await,
         };
-        answer.map_err(|error| failed(&error))
+        answer.map_err(|error| failed(error.into()))
+    }
+
+    async fn dial(&self, target: &Target) -> std::io::Result<Either> {
+        let tcp = TcpStream::connect(&target.address).await?;
+        tcp.set_nodelay(true)?;
+        let tls = match target.via {
+            Via::Plain => return Ok(Either::Plain(tcp)),
+            Via::Kubelet => &self.kubelets,
+            Via::UnverifiedTls => &self.unverified,
+        };
+        let host = target.address.rsplit_once(':').map_or(target.address.as_str(), |(host, _)| host);
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let name = ServerName::try_from(host).map_err(std::io::Error::other)?;
+        tls.connect(name, tcp).await.map(|tls| Either::Tls(Box::new(tls)))
+    }
+}
+
+/// Takes every certificate. The client asked for TLS to a server whose certificate nobody vouches for.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    // A signature proves no more than the certificate that it is checked against.
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -1,14 +1,23 @@
 //! Streams through the API server: exec, attach, port-forward and logs to the kubelets, and the `proxy` subresources of
 //! nodes, pods and services. Upgraded connections are tunnelled byte for byte.
+//!
+//! Proxied pages are made to lead through the proxy. For that they have to be readable: the client's `Accept-Encoding` does not
+//! reach the backend. What it compresses nevertheless passes as it is.
 
+mod backend;
 mod connect;
 mod locate;
 mod options;
+mod rewrite;
 mod tunnel;
 
+use std::net::IpAddr;
+
 use apimachinery::status::Status;
+use http::header::{ACCEPT_ENCODING, UPGRADE};
 use http::request::Parts;
-use http::{Method, Response};
+use http::{HeaderValue, Method, Response};
+use hyper::body::Incoming;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,13 +26,16 @@ use crate::pki::{Certified, PkiError};
 use crate::request::{Query, RequestInfo, ResponseBody};
 use crate::server::body::RequestBody;
 use crate::server::respond;
-use connect::Connector;
+use connect::{Connector, Unreachable};
 use locate::Target;
+use rewrite::Place;
 
 /// The way to kubelets and pods.
 pub(crate) struct Streams {
     connector: Connector,
     objects: Objects,
+    /// Which addresses may be proxied to.
+    proxyable: fn(IpAddr) -> bool,
     tasks: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -46,7 +58,8 @@ impl Streams {
         tasks: TaskTracker,
         shutdown: CancellationToken,
     ) -> Result<Self, PkiError> {
-        Ok(Self { connector: Connector::new(ca_pem, client)?, objects, tasks, shutdown })
+        let connector = Connector::new(ca_pem, client)?;
+        Ok(Self { connector, objects, proxyable: backend::proxyable, tasks, shutdown })
     }
 
     /// Serves one stream request.
@@ -57,9 +70,12 @@ impl Streams {
         parts: Parts,
         body: RequestBody,
     ) -> Result<Response<ResponseBody>, Status> {
+        let raw_query = parts.uri.query().unwrap_or_default().to_owned();
+        if info.subresource == "proxy" {
+            return self.proxy(info, &raw_query, parts, body).await;
+        }
         let allowed = match info.subresource.as_str() {
             "log" => parts.method == Method::GET,
-            "proxy" => true,
             _ => matches!(parts.method, Method::GET | Method::POST),
         };
         if !allowed {
@@ -69,46 +85,89 @@ impl Streams {
                 info.verb.as_str(),
             ));
         }
-        let raw_query = parts.uri.query().unwrap_or_default().to_owned();
-        let target = match (info.resource.as_str(), info.subresource.as_str()) {
-            ("pods", "exec") => locate::pod_stream(&self.objects, info, query, "exec", &options::exec(query)?),
-            ("pods", "attach") => locate::pod_stream(&self.objects, info, query, "attach", &options::attach(query)?),
-            ("pods", "portforward") => locate::port_forward(&self.objects, info, &raw_query),
-            ("pods", "log") => match locate::log(&self.objects, info, query, &options::log(query, &info.name)?)? {
+        let target = match info.subresource.as_str() {
+            "exec" => locate::pod_stream(&self.objects, info, query, "exec", &options::exec(query)?),
+            "attach" => locate::pod_stream(&self.objects, info, query, "attach", &options::attach(query)?),
+            "portforward" => locate::port_forward(&self.objects, info, &raw_query),
+            _ => match locate::log(&self.objects, info, query, &options::log(query, &info.name)?)? {
                 Some(target) => Ok(target),
                 // A pod without a node has no log yet.
                 None => return Ok(respond::text(http::StatusCode::OK, "")),
             },
-            ("pods", _) => locate::pod_proxy(&self.objects, info, &raw_query),
-            ("services", _) => locate::service_proxy(&self.objects, info, &raw_query),
-            _ => locate::node_proxy(&self.objects, info, &raw_query),
         }?;
-        self.forward(target, parts, body, info.subresource == "log").await
-    }
-
-    /// `plain` for a log, whose refusals are text that has to be made into a Status.
-    async fn forward(
-        &self,
-        target: Target,
-        mut parts: Parts,
-        body: RequestBody,
-        plain: bool,
-    ) -> Result<Response<ResponseBody>, Status> {
-        let client = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
-        let request = tunnel::outgoing(&target, parts, body)?;
-        let upstream = self.connector.send(&target, request, &self.tasks).await?;
-        let switched = upstream.status() == http::StatusCode::SWITCHING_PROTOCOLS;
-        if plain && !switched && !upstream.status().is_success() {
+        let failed = |error| Status::internal(format!("error dialing backend: {error}"));
+        let upstream = match self.send(&target, parts, body).await? {
+            Sent::Switched(response) => return Ok(response),
+            Sent::Answered(upstream) => upstream.map_err(failed)?,
+        };
+        // Refusals of a log are text that has to be made into a Status.
+        if info.subresource == "log" && !upstream.status().is_success() {
             return Err(tunnel::refusal(upstream).await);
         }
-        if !switched {
-            return Ok(tunnel::relay(upstream));
+        Ok(tunnel::relay(upstream))
+    }
+
+    /// Serves a `proxy` subresource.
+    async fn proxy(
+        &self,
+        info: &RequestInfo,
+        raw_query: &str,
+        mut parts: Parts,
+        body: RequestBody,
+    ) -> Result<Response<ResponseBody>, Status> {
+        let target = backend::locate(&self.objects, info, raw_query)?;
+        let unreachable = |error: &dyn std::fmt::Display| {
+            Status::service_unavailable(format!("error trying to reach service: {error}"))
+        };
+        // A name is looked up here too: it must not lead where its addresses may not.
+        let mut addresses = tokio::net::lookup_host(&target.address).await.map_err(|error| unreachable(&error))?;
+        if !addresses.all(|address| (self.proxyable)(address.ip())) {
+            return Err(backend::not_allowed());
         }
+        let (prefix, rest) = backend::split_path(info);
+        let place = Place {
+            prefix: prefix.to_owned(),
+            backend: target.address.clone(),
+            host: tunnel::host(&parts).unwrap_or(&target.address).to_owned(),
+        };
+        let upgrade = parts.headers.contains_key(UPGRADE);
+        if !upgrade {
+            // Without the slash a page's relative links would lead beside it.
+            if rest.is_empty() && matches!(parts.method, Method::GET | Method::HEAD) {
+                return tunnel::redirect(&locate::with_query(format!("{}/", info.path), raw_query));
+            }
+            parts.headers.insert("x-forwarded-uri", HeaderValue::from_str(&info.path).map_err(Status::internal)?);
+        }
+        parts.headers.remove(ACCEPT_ENCODING);
+        match self.send(&target, parts, body).await? {
+            Sent::Switched(response) => Ok(response),
+            Sent::Answered(Err(error)) => Err(unreachable(&error)),
+            Sent::Answered(Ok(upstream)) if upgrade => Ok(tunnel::relay(upstream)),
+            Sent::Answered(Ok(upstream)) => tunnel::relay_page(upstream, place),
+        }
+    }
+
+    /// Passes a request on; where both sides agree on an upgrade, joins them.
+    async fn send(&self, target: &Target, mut parts: Parts, body: RequestBody) -> Result<Sent, Status> {
+        let client = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
+        let request = tunnel::outgoing(target, parts, body)?;
+        let upstream = match self.connector.send(target, request, &self.tasks).await {
+            Ok(upstream) if upstream.status() == http::StatusCode::SWITCHING_PROTOCOLS => upstream,
+            answer => return Ok(Sent::Answered(answer)),
+        };
         let Some(client) = client else {
             return Err(Status::bad_request("this connection cannot be upgraded; use HTTP/1.1"));
         };
-        Ok(tunnel::join(upstream, client, &self.tasks, &self.shutdown))
+        Ok(Sent::Switched(tunnel::join(upstream, client, &self.tasks, &self.shutdown)))
     }
+}
+
+/// What became of a request that was passed on.
+enum Sent {
+    /// Client and backend are joined, and this is for the client.
+    Switched(Response<ResponseBody>),
+    /// An answer like others, or none.
+    Answered(Result<Response<Incoming>, Unreachable>),
 }
 
 #[cfg(test)]
