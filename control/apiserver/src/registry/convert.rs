@@ -96,15 +96,13 @@ fn event(object: &mut Value, to: &str) {
     }
 }
 
-/// The name under which the stored event keeps a field that `events.k8s.io` selects by.
-pub(super) fn event_field(field: &str) -> Cow<'_, str> {
-    if let Some(rest) = field.strip_prefix("regarding.") {
-        return format!("involvedObject.{rest}").into();
-    }
+/// The stored name of a field by which events of this group are selected, in that group's words alone.
+pub(super) fn event_field<'a>(group: &str, field: &'a str) -> Option<Cow<'a, str>> {
     match field {
-        "reportingController" => "reportingComponent".into(),
-        "source" => "source.component".into(),
-        other => other.into(),
+        _ if group.is_empty() => Some(field.into()),
+        "reason" | "type" | "metadata.name" | "metadata.namespace" => Some(field.into()),
+        "reportingController" => Some("reportingComponent".into()),
+        other => other.strip_prefix("regarding.").map(|rest| format!("involvedObject.{rest}").into()),
     }
 }
 

@@ -50,6 +50,7 @@ enum Step {
 pub(super) async fn delete(call: &Call<'_>, options: &DeleteOptions) -> Result<Response<ResponseBody>, Status> {
     let storage = call.served.storage()?;
     let form = Form::negotiate(call.accept, call.query)?;
+    warn_of_orphans(call, storage, options);
     let deleted = call.writer(options.dry_run)?.delete(call.name, options).await?;
     match deleted {
         Deleted::Gone { last, .. } if storage.facts.returns_deleted => {
@@ -78,6 +79,7 @@ pub(super) async fn delete_collection(
 ) -> Result<Response<ResponseBody>, Status> {
     let storage = call.served.storage()?;
     let form = Form::negotiate(call.accept, call.query)?;
+    warn_of_orphans(call, storage, options);
     let list = ListOptions::parse(call.query, call.served)?;
     let Selected::Page(page) = select(storage, call.namespace, &list).await? else {
         return Err(super::errors::expired());
@@ -99,6 +101,16 @@ pub(super) async fn delete_collection(
     drop(results);
     let meta = ListMeta { revision: page.meta.revision, ..ListMeta::default() };
     Ok(respond::list(call.served.resource, &call.served.api_version, storage, form, &meta, page.entries))
+}
+
+/// Jobs that are deleted without a word on their pods surprise many.
+fn warn_of_orphans(call: &Call<'_>, storage: &Storage, options: &DeleteOptions) {
+    if storage.resource == "jobs" && options.propagation.is_none() {
+        call.warnings.push(
+            "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or \
+             set propagationPolicy=Orphan to suppress this warning",
+        );
+    }
 }
 
 impl Writer<'_> {
@@ -164,7 +176,8 @@ impl Writer<'_> {
 
 /// What a deletion does to an object.
 fn step(storage: &Storage, old: &Value, options: &DeleteOptions, now: Timestamp) -> Step {
-    let finalizers = finalizers(old, options.propagation);
+    let propagation = options.propagation.or_else(|| default_propagation(storage, old));
+    let finalizers = finalizers(old, propagation);
     if (storage.group, storage.resource) == ("", "namespaces") {
         return namespace_step(with_finalizers(old, finalizers), now);
     }
@@ -237,6 +250,13 @@ fn namespace_step(mut new: Value, now: Timestamp) -> Step {
     }
     new["metadata"]["deletionTimestamp"] = time::format_time(now).into();
     Step::Mark(new)
+}
+
+/// What happens to dependents where the deletion does not say: the object's finalizers come before its kind.
+fn default_propagation(storage: &Storage, object: &Value) -> Option<Propagation> {
+    let said = |finalizer| meta::has_finalizer(object, finalizer);
+    let orphan = storage.facts.orphans_dependents && !said(meta::ORPHAN_FINALIZER) && !said(meta::FOREGROUND_FINALIZER);
+    orphan.then_some(Propagation::Orphan)
 }
 
 /// The object's finalizers, with the one that the propagation policy asks for and without the other one.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use store::{Extractor, Selectable};
 
-use crate::strategy::zero;
+use crate::strategy::{path, stand_in, zero};
 
 /// Paths looked for at once: one bit each.
 const MAX_PATHS: usize = 31;
@@ -16,14 +16,18 @@ const LABELS: u32 = 1 << MAX_PATHS;
 struct Paths {
     fields: Vec<Vec<String>>,
     zeros: Vec<&'static str>,
+    /// A field and the one whose value it takes where it is empty.
+    stand_ins: Vec<(usize, usize)>,
 }
 
 /// An extractor of labels and of these fields.
 pub(super) fn extractor(fields: &[&str]) -> Extractor {
     debug_assert!(fields.len() <= MAX_PATHS);
+    let place = |name: &str| fields.iter().position(|field| *field == name);
     let paths = Paths {
-        fields: fields.iter().map(|field| field.split('.').map(str::to_owned).collect()).collect(),
+        fields: fields.iter().map(|field| path(field).split('.').map(str::to_owned).collect()).collect(),
         zeros: fields.iter().map(|field| zero(field)).collect(),
+        stand_ins: fields.iter().enumerate().filter_map(|(at, field)| Some((at, place(stand_in(field)?)?))).collect(),
     };
     Arc::new(move |bytes| {
         let mut found =
@@ -33,6 +37,11 @@ pub(super) fn extractor(fields: &[&str]) -> Extractor {
         // Stored bytes are our own encoding; should they not parse, the object is found by no selector but stays readable.
         if let Err(error) = seed.deserialize(&mut serde_json::Deserializer::from_slice(bytes)) {
             tracing::error!(%error, "a stored object is not valid JSON");
+        }
+        for &(field, other) in &paths.stand_ins {
+            if found.fields[field].is_empty() {
+                found.fields[field] = found.fields[other].clone();
+            }
         }
         found
     })

@@ -123,14 +123,18 @@ impl Selection {
 /// The stored name of a selectable field.
 fn known_field(served: &Served, field: &str) -> Result<String, Status> {
     let facts = served.storage()?.facts;
-    let stored = if served.name() == "events" { event_field(field) } else { field.into() };
-    let known = matches!(&*stored, "metadata.name" | "metadata.namespace") || facts.fields.contains(&&*stored);
-    match (known, facts.fields) {
-        (true, _) => Ok(stored.into_owned()),
-        (false, []) => Err(Status::bad_request(format!(
+    let stored = match served.name() {
+        "events" => event_field(&served.resource.group, field),
+        _ => Some(field.into()),
+    };
+    let known =
+        |stored: &str| matches!(stored, "metadata.name" | "metadata.namespace") || facts.fields.contains(&stored);
+    match (stored.filter(|stored| known(stored)), facts.fields) {
+        (Some(stored), _) => Ok(stored.into_owned()),
+        (None, []) => Err(Status::bad_request(format!(
             "\"{field}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
         ))),
-        (false, _) => Err(Status::bad_request(format!("field label not supported: {field}"))),
+        (None, _) => Err(Status::bad_request(format!("field label not supported: {field}"))),
     }
 }
 

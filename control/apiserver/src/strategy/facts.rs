@@ -32,12 +32,14 @@ pub(crate) struct Facts {
     pub(crate) graceful: bool,
     /// How long an object lives (events).
     pub(crate) ttl: Option<Duration>,
-    /// Selectable fields beside `metadata.name` and `metadata.namespace`, as paths in the stored version.
+    /// Selectable fields beside `metadata.name` and `metadata.namespace`, by their names in the stored version.
     pub(crate) fields: &'static [&'static str],
     /// Whether a new object keeps the status it was sent with (nodes register themselves with theirs).
     pub(crate) keeps_initial_status: bool,
     /// The metadata that a write of the status leaves as it is.
     pub(crate) status_leaves: &'static [&'static str],
+    /// Whether a deletion that does not say leaves dependents behind.
+    pub(crate) orphans_dependents: bool,
     /// Whether DELETE answers the object rather than a Status.
     pub(crate) returns_deleted: bool,
 }
@@ -52,6 +54,9 @@ const RETURNS_DELETED: &[(&str, &str)] = &[
     ("", "serviceaccounts"),
     ("", "services"),
 ];
+
+/// Kinds older than the garbage collector: clients that do not know it expect the pods to stay.
+const ORPHANS_DEPENDENTS: &[(&str, &str)] = &[("", "replicationcontrollers"), ("batch", "jobs")];
 
 /// Kinds with a status subresource that nevertheless have no generation.
 const NO_GENERATION: &[(&str, &str)] = &[
@@ -158,7 +163,7 @@ fn fields(group: &str, resource: &str) -> &'static [&'static str] {
             "involvedObject.fieldPath",
             "reason",
             "reportingComponent",
-            "source.component",
+            "source",
             "type",
         ],
         ("batch", "jobs") => &["status.successful"],
@@ -182,6 +187,7 @@ pub(crate) fn facts(group: &str, resource: &str, has_status: bool) -> Facts {
         fields: fields(group, resource),
         keeps_initial_status: (group, resource) == ("", "nodes"),
         status_leaves: status_leaves(group, resource),
+        orphans_dependents: listed(ORPHANS_DEPENDENTS, group, resource),
         returns_deleted: listed(RETURNS_DELETED, group, resource),
     }
 }
@@ -197,6 +203,19 @@ fn status_leaves(group: &str, resource: &str) -> &'static [&'static str] {
         }
         _ => &["ownerReferences", "finalizers"],
     }
+}
+
+/// Where a selectable field stands in the stored version.
+pub(crate) fn path(field: &str) -> &str {
+    match field {
+        "source" => "source.component",
+        own => own,
+    }
+}
+
+/// The field whose value counts where this one is empty: events of new clients have a reporting controller only.
+pub(crate) fn stand_in(field: &str) -> Option<&'static str> {
+    (field == "source").then_some("reportingComponent")
 }
 
 /// What a selectable field that is absent from an object counts as.

@@ -96,6 +96,37 @@ async fn propagation_sets_finalizers() {
 }
 
 #[tokio::test]
+async fn pods_of_kinds_older_than_the_garbage_collector_stay() {
+    let api = Api::new().await;
+    let template = json!({"metadata": {"labels": {"a": "b"}},
+        "spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "i"}]}});
+    let mut controller = template.clone();
+    controller["spec"]["restartPolicy"] = "Always".into();
+    let jobs = "/apis/batch/v1/namespaces/default/jobs";
+    let kinds = [
+        (jobs, json!({"template": template})),
+        ("/api/v1/namespaces/default/replicationcontrollers", json!({"replicas": 1, "template": controller})),
+    ];
+    for (path, spec) in kinds {
+        for (policy, own, kept) in [
+            ("", None, Some("orphan")),
+            ("?propagationPolicy=Orphan", None, Some("orphan")),
+            ("?propagationPolicy=Background", None, None),
+            ("?orphanDependents=false", None, None),
+            ("", Some("foregroundDeletion"), Some("foregroundDeletion")),
+        ] {
+            let finalizers: Vec<&str> = own.into_iter().collect();
+            let object = json!({"metadata": {"generateName": "x", "finalizers": finalizers}, "spec": spec});
+            let name = text(&api.post(path, object).await.ok()["metadata"]["name"]);
+            let answer = api.delete(&format!("{path}/{name}{policy}")).await;
+            assert_eq!(answer.warnings.len(), usize::from(path == jobs && policy.is_empty()), "{:?}", answer.warnings);
+            let expected = kept.map_or(Value::Null, |kept| json!([kept]));
+            assert_eq!(answer.ok()["metadata"]["finalizers"], expected, "{path} {policy} {own:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn pods_are_given_time() {
     let api = Api::new().await;
     for name in ["waiting", "running", "done"] {
