@@ -1,7 +1,7 @@
 //! Carries exec, attach and port-forward between a client of the kubelet and the runtime's streaming server.
 //!
 //! SPDY clients are tunnelled byte for byte. WebSocket clients (which speak newer sub-protocols than containerd 1.6)
-//! end here: exec and attach become SPDY streams, port-forward is SPDY already and only unwrapped.
+//! end here: their channels become SPDY streams. Port-forward over SPDY inside a WebSocket is only unwrapped.
 
 use bytes::{Bytes, BytesMut};
 use futures::{SinkExt as _, StreamExt as _};
@@ -174,18 +174,58 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// Each stream's WebSocket channel, SPDY number and type, in the order in which they are opened.
-    fn table(self) -> Vec<(u8, u32, &'static str)> {
+    /// Its streams, in the order in which they are opened.
+    fn table(self, protocol: Protocol) -> Vec<Stream> {
+        let error = if protocol.status { Flow::ToClient } else { Flow::Outcome };
         let all = [
-            (ERROR, true, "error"),
-            (STDIN, self.stdin, "stdin"),
-            (STDOUT, self.stdout, "stdout"),
-            (STDERR, self.stderr && !self.tty, "stderr"),
-            (RESIZE, self.tty, "resize"),
+            (ERROR, true, "error", error),
+            (STDIN, self.stdin, "stdin", Flow::FromClient),
+            (STDOUT, self.stdout, "stdout", Flow::ToClient),
+            (STDERR, self.stderr && !self.tty, "stderr", Flow::ToClient),
+            (RESIZE, self.tty, "resize", Flow::FromClient),
         ];
-        let wanted = all.into_iter().filter(|(_, wanted, _)| *wanted);
-        wanted.zip((1..).step_by(2)).map(|((channel, _, kind), number)| (channel, number, kind)).collect()
+        let wanted = all.into_iter().filter(|(_, wanted, ..)| *wanted);
+        wanted
+            .zip((1..).step_by(2))
+            .map(|((channel, _, kind, flow), number)| {
+                let headers = vec![("streamtype", kind.to_owned())];
+                Stream { channel, number, headers, flow }
+            })
+            .collect()
     }
+}
+
+/// A WebSocket channel and the SPDY stream that it becomes.
+#[derive(Debug, PartialEq, Eq)]
+struct Stream {
+    channel: u8,
+    number: u32,
+    headers: Vec<(&'static str, String)>,
+    flow: Flow,
+}
+
+/// Who writes to a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    FromClient,
+    ToClient,
+    Both,
+    /// To the client, who gets the words of a failure only.
+    Outcome,
+}
+
+/// Two streams a port: the error of a connection, and its data.
+fn port_table(ports: &[u16]) -> Vec<Stream> {
+    let mut table = Vec::with_capacity(2 * ports.len());
+    for ((id, port), channel) in ports.iter().enumerate().zip((0..=u8::MAX).step_by(2)) {
+        for (kind, channel, flow) in [("error", channel + 1, Flow::ToClient), ("data", channel, Flow::Both)] {
+            let number = 2 * u32::try_from(table.len()).unwrap_or(u32::MAX) + 1;
+            let headers =
+                vec![("streamtype", kind.to_owned()), ("port", port.to_string()), ("requestid", id.to_string())];
+            table.push(Stream { channel, number, headers, flow });
+        }
+    }
+    table
 }
 
 impl Connected {
@@ -202,27 +242,59 @@ impl Connected {
         protocol: Protocol,
         streams: Streams,
     ) -> Result<(), StreamError> {
+        let table = streams.table(protocol);
+        // As upstream: an empty message tells the client that it is connected.
+        let first = [STDOUT, STDERR].into_iter().find(|channel| table.iter().any(|stream| stream.channel == *channel));
+        let greeting = vec![protocol.message(Some(first.unwrap_or(ERROR)), &[])];
+        self.channels(client, protocol, &table, greeting).await
+    }
+
+    /// (c) Serves port-forward to a WebSocket client that has channels for each port, at most 128 of them.
+    pub async fn port_forward(
+        self,
+        client: impl AsyncRead + AsyncWrite + Unpin,
+        protocol: Protocol,
+        ports: &[u16],
+    ) -> Result<(), StreamError> {
+        let table = port_table(ports);
+        // As upstream: each channel begins with its port.
+        let mut greeting = Vec::with_capacity(table.len());
+        for (port, channel) in ports.iter().zip((0..=u8::MAX).step_by(2)) {
+            greeting.push(protocol.message(Some(channel), &port.to_le_bytes()));
+            greeting.push(protocol.message(Some(channel + 1), &port.to_le_bytes()));
+        }
+        self.channels(client, protocol, &table, greeting).await
+    }
+
+    async fn channels(
+        self,
+        client: impl AsyncRead + AsyncWrite + Unpin,
+        protocol: Protocol,
+        table: &[Stream],
+        greeting: Vec<Message>,
+    ) -> Result<(), StreamError> {
         let socket = WebSocketStream::from_raw_socket(client, Role::Server, None).await;
         let (mut sink, source) = socket.split();
         let (reader, mut writer) = tokio::io::split(self.io);
-        let table = streams.table();
         let mut encoder = Encoder::default();
-        for (_, number, kind) in &table {
-            writer.write_all(&encoder.open(*number, &[("streamtype", kind)])).await?;
+        for stream in table {
+            let headers: Vec<(&str, &str)> =
+                stream.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            writer.write_all(&encoder.open(stream.number, &headers)).await?;
         }
-        // As upstream: an empty message tells the client that it is connected.
-        let first = [STDOUT, STDERR].into_iter().find(|channel| table.iter().any(|(known, ..)| known == channel));
-        sink.send(protocol.message(Some(first.unwrap_or(ERROR)), &[])).await.map_err(Box::new)?;
+        for message in greeting {
+            sink.send(message).await.map_err(Box::new)?;
+        }
         let (pings, answers) = mpsc::channel(8);
         let result = tokio::select! {
-            result = download(reader, &mut sink, &table, protocol, pings) => result,
-            result = upload(source, writer, &table, protocol, answers) => result,
+            result = download(reader, &mut sink, table, protocol, pings) => result,
+            result = upload(source, writer, table, protocol, answers) => result,
         };
         say_goodbye(&mut sink, &result).await;
         result
     }
 
-    /// (c) Serves port-forward to a WebSocket client, whose binary messages carry a SPDY connection.
+    /// (d) Serves port-forward to a WebSocket client whose binary messages carry a SPDY connection.
     pub async fn unwrapped(self, client: impl AsyncRead + AsyncWrite + Unpin) -> Result<(), StreamError> {
         let socket = WebSocketStream::from_raw_socket(client, Role::Server, None).await;
         let (mut sink, mut source) = socket.split();
@@ -293,16 +365,17 @@ fn short(text: &str) -> String {
 async fn download<C: AsyncRead + AsyncWrite + Unpin>(
     mut reader: ReadHalf<Upstream>,
     sink: &mut Sink<C>,
-    table: &[(u8, u32, &'static str)],
+    table: &[Stream],
     protocol: Protocol,
     pings: mpsc::Sender<u32>,
 ) -> Result<(), StreamError> {
     let mut outcome = Vec::new();
-    let mut open: Vec<u8> = table.iter().map(|row| row.0).filter(|c| [STDOUT, STDERR, ERROR].contains(c)).collect();
+    let mut open: Vec<u32> =
+        table.iter().filter(|stream| stream.flow != Flow::FromClient).map(|stream| stream.number).collect();
     let (mut decoder, mut buffer) = (Decoder::default(), BytesMut::with_capacity(32 << 10));
     while !open.is_empty() {
         while let Some(frame) = decoder.next(&mut buffer)? {
-            let (stream, ended, data) = match frame {
+            let (number, ended, data) = match frame {
                 Frame::Data { stream, fin, data } => (stream, fin, data),
                 Frame::Reply { stream, fin, .. } => (stream, fin, Bytes::new()),
                 Frame::Reset { stream, .. } => (stream, true, Bytes::new()),
@@ -314,17 +387,18 @@ async fn download<C: AsyncRead + AsyncWrite + Unpin>(
                 Frame::GoAway => return Ok(()),
                 Frame::SynStream { .. } | Frame::Other(_) => continue,
             };
-            let Some((channel, ..)) = table.iter().find(|(_, number, _)| *number == stream) else { continue };
-            if *channel == ERROR && !protocol.status {
+            let Some(stream) = table.iter().find(|stream| stream.number == number) else { continue };
+            if stream.flow == Flow::Outcome {
                 outcome.extend_from_slice(&data);
                 if let Some(failure) = ended.then(|| failure(&outcome)).flatten() {
-                    sink.send(protocol.message(Some(ERROR), failure.as_bytes())).await.map_err(Box::new)?;
+                    let message = protocol.message(Some(stream.channel), failure.as_bytes());
+                    sink.send(message).await.map_err(Box::new)?;
                 }
             } else if !data.is_empty() {
-                sink.send(protocol.message(Some(*channel), &data)).await.map_err(Box::new)?;
+                sink.send(protocol.message(Some(stream.channel), &data)).await.map_err(Box::new)?;
             }
             if ended {
-                open.retain(|known| known != channel);
+                open.retain(|known| *known != number);
             }
         }
         if !open.is_empty() && reader.read_buf(&mut buffer).await? == 0 {
@@ -346,13 +420,13 @@ fn failure(outcome: &[u8]) -> Option<String> {
 async fn upload<C: AsyncRead + AsyncWrite + Unpin>(
     mut source: Source<C>,
     mut writer: WriteHalf<Upstream>,
-    table: &[(u8, u32, &'static str)],
+    table: &[Stream],
     protocol: Protocol,
     mut pings: mpsc::Receiver<u32>,
 ) -> Result<(), StreamError> {
     let number = |channel: u8| {
-        let writable = channel == STDIN || channel == RESIZE;
-        table.iter().find(|row| writable && row.0 == channel).map(|row| row.1)
+        let stream = table.iter().find(|stream| stream.channel == channel)?;
+        matches!(stream.flow, Flow::FromClient | Flow::Both).then_some(stream.number)
     };
     loop {
         let message = tokio::select! {
@@ -385,20 +459,104 @@ async fn upload<C: AsyncRead + AsyncWrite + Unpin>(
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::websocket::{PORT_FORWARD, REMOTE_COMMAND};
 
     #[test]
     fn streams_are_numbered_in_order() {
-        let streams = |stdin, stdout, stderr, tty| Streams { stdin, stdout, stderr, tty }.table();
+        let streams = |stdin, stdout, stderr, tty| {
+            let table = Streams { stdin, stdout, stderr, tty }.table(REMOTE_COMMAND[0]);
+            let row = |stream: &Stream| (stream.channel, stream.number, stream.headers[0].1.clone());
+            table.iter().map(row).collect::<Vec<_>>()
+        };
+        let expected =
+            |rows: &[(u8, u32, &str)]| rows.iter().map(|row| (row.0, row.1, row.2.to_owned())).collect::<Vec<_>>();
         assert_eq!(
             streams(true, true, true, false),
-            [(ERROR, 1, "error"), (STDIN, 3, "stdin"), (STDOUT, 5, "stdout"), (STDERR, 7, "stderr")]
+            expected(&[(ERROR, 1, "error"), (STDIN, 3, "stdin"), (STDOUT, 5, "stdout"), (STDERR, 7, "stderr")])
         );
         assert_eq!(
             streams(true, true, true, true),
-            [(ERROR, 1, "error"), (STDIN, 3, "stdin"), (STDOUT, 5, "stdout"), (RESIZE, 7, "resize")]
+            expected(&[(ERROR, 1, "error"), (STDIN, 3, "stdin"), (STDOUT, 5, "stdout"), (RESIZE, 7, "resize")])
         );
-        assert_eq!(streams(false, false, false, false), [(ERROR, 1, "error")]);
+        assert_eq!(streams(false, false, false, false), expected(&[(ERROR, 1, "error")]));
+    }
+
+    /// The next frame that a runtime reads.
+    async fn frame(decoder: &mut Decoder, buffer: &mut BytesMut, io: &mut TcpStream) -> Frame {
+        loop {
+            if let Some(frame) = decoder.next(buffer).unwrap() {
+                return frame;
+            }
+            assert_ne!(io.read_buf(buffer).await.unwrap(), 0, "the connection ended");
+        }
+    }
+
+    /// A runtime that forwards one connection to each of two ports: it answers what it reads in capitals and ends.
+    async fn runtime(listener: TcpListener) {
+        let (mut io, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(io.read_u8().await.unwrap());
+        }
+        let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n";
+        io.write_all(switch.as_bytes()).await.unwrap();
+        let (mut decoder, mut buffer) = (Decoder::default(), BytesMut::new());
+        for (number, kind, port, id) in
+            [(1, "error", "80", "0"), (3, "data", "80", "0"), (5, "error", "443", "1"), (7, "data", "443", "1")]
+        {
+            let Frame::SynStream { stream, headers, .. } = frame(&mut decoder, &mut buffer, &mut io).await else {
+                panic!("a stream is opened");
+            };
+            let expected = [("streamtype", kind), ("port", port), ("requestid", id)];
+            assert_eq!((stream, headers), (number, expected.map(|(k, v)| (k.to_owned(), v.to_owned())).to_vec()));
+        }
+        for _ in 0..2 {
+            let Frame::Data { stream, data, .. } = frame(&mut decoder, &mut buffer, &mut io).await else {
+                panic!("data comes");
+            };
+            io.write_all(&Encoder::data(stream, true, &data.to_ascii_uppercase())).await.unwrap();
+            io.write_all(&Encoder::data(stream - 2, true, if stream == 7 { b"refused" } else { b"" })).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn ports_are_pairs_of_channels() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/portforward/token", listener.local_addr().unwrap());
+        let (ours, theirs) = tokio::io::duplex(4096);
+        let serve = async {
+            let connected = connect(&url, &["portforward.k8s.io"]).await.unwrap();
+            connected.port_forward(theirs, PORT_FORWARD[1], &[80, 443]).await.unwrap();
+        };
+        let ask = async {
+            let mut socket = WebSocketStream::from_raw_socket(ours, Role::Client, None).await;
+            for message in [b"\x00first", b"\x02other"] {
+                socket.send(Message::binary(&message[..])).await.unwrap();
+            }
+            // What is written to an error channel goes nowhere.
+            socket.send(Message::binary(&b"\x01no"[..])).await.unwrap();
+            let mut seen = Vec::new();
+            while let Some(Ok(Message::Binary(data))) = socket.next().await {
+                seen.push(data);
+            }
+            seen
+        };
+        let ((), (), seen) = futures::join!(runtime(listener), serve, ask);
+        assert_eq!(
+            seen,
+            [
+                &b"\x00\x50\x00"[..],
+                b"\x01\x50\x00",
+                b"\x02\xbb\x01",
+                b"\x03\xbb\x01",
+                b"\x00FIRST",
+                b"\x02OTHER",
+                b"\x03refused"
+            ]
+        );
     }
 
     #[test]

@@ -33,8 +33,15 @@ pub const REMOTE_COMMAND: &[Protocol] = &[
     protocol("base64.channel.k8s.io", false, false, true),
     protocol("", false, false, false),
 ];
-/// What port-forward speaks: the payloads of binary messages are a SPDY connection.
-pub const PORT_FORWARD: &[Protocol] = &[protocol("SPDY/3.1+portforward.k8s.io", false, false, false)];
+/// Port-forward in which the payloads of binary messages are a SPDY connection.
+pub const PORT_FORWARD_SPDY: Protocol = protocol("SPDY/3.1+portforward.k8s.io", false, false, false);
+/// What port-forward speaks: that, or two channels for each port that the request names.
+pub const PORT_FORWARD: &[Protocol] = &[
+    PORT_FORWARD_SPDY,
+    protocol("v4.channel.k8s.io", false, false, false),
+    protocol("v4.base64.channel.k8s.io", false, false, true),
+    protocol("", false, false, false),
+];
 /// What a log speaks: messages are its bytes.
 pub const LOG: &[Protocol] = &[
     protocol("binary.k8s.io", false, false, false),
@@ -135,8 +142,10 @@ mod tests {
             ("binary.k8s.io", LOG, Some("binary.k8s.io")),
             ("SPDY/3.1+portforward.k8s.io", PORT_FORWARD, Some("SPDY/3.1+portforward.k8s.io")),
             ("v3.channel.k8s.io", REMOTE_COMMAND, None),
-            ("v4.channel.k8s.io", PORT_FORWARD, None),
-            ("", PORT_FORWARD, None),
+            ("v4.channel.k8s.io, SPDY/3.1+portforward.k8s.io", PORT_FORWARD, Some("SPDY/3.1+portforward.k8s.io")),
+            ("v4.base64.channel.k8s.io", PORT_FORWARD, Some("v4.base64.channel.k8s.io")),
+            ("", PORT_FORWARD, Some("")),
+            ("v5.channel.k8s.io", PORT_FORWARD, None),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(SEC_WEBSOCKET_KEY, HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="));

@@ -64,10 +64,10 @@ pub(super) fn pod_stream(
 }
 
 /// `portforward`.
-pub(super) fn port_forward(objects: &Objects, info: &RequestInfo, raw_query: &str) -> Result<Target, Status> {
+pub(super) fn port_forward(objects: &Objects, info: &RequestInfo, options: &str) -> Result<Target, Status> {
     let pod = get(objects, "pods", &info.namespace, &info.name)?;
     let address = kubelet_of(objects, &pod, &info.name)?;
-    let path = with_query(format!("/portForward/{}/{}", info.namespace, info.name), raw_query);
+    let path = with_query(format!("/portForward/{}/{}", info.namespace, info.name), options);
     Ok(Target { address, via: Via::Kubelet, path })
 }
 

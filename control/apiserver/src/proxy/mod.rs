@@ -70,8 +70,8 @@ impl Streams {
         parts: Parts,
         body: RequestBody,
     ) -> Result<Response<ResponseBody>, Status> {
-        let raw_query = parts.uri.query().unwrap_or_default().to_owned();
         if info.subresource == "proxy" {
+            let raw_query = parts.uri.query().unwrap_or_default().to_owned();
             return self.proxy(info, &raw_query, parts, body).await;
         }
         let allowed = match info.subresource.as_str() {
@@ -88,7 +88,7 @@ impl Streams {
         let target = match info.subresource.as_str() {
             "exec" => locate::pod_stream(&self.objects, info, query, "exec", &options::exec(query)?),
             "attach" => locate::pod_stream(&self.objects, info, query, "attach", &options::attach(query)?),
-            "portforward" => locate::port_forward(&self.objects, info, &raw_query),
+            "portforward" => locate::port_forward(&self.objects, info, &options::port_forward(query)?),
             _ => match locate::log(&self.objects, info, query, &options::log(query, &info.name)?)? {
                 Some(target) => Ok(target),
                 // A pod without a node has no log yet.

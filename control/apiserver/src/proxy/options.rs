@@ -44,6 +44,19 @@ fn streams(query: &Query, out: &mut Pairs) -> Result<(), Status> {
     Ok(())
 }
 
+/// Ports, which clients of SPDY do not name here.
+pub(super) fn port_forward(query: &Query) -> Result<String, Status> {
+    let mut out = Pairs::default();
+    let ports: Vec<&str> = query.all("ports").flat_map(|list| list.split(',')).collect();
+    if let Some(wrong) = ports.iter().find(|port| port.parse::<u16>().is_err()) {
+        return Err(Status::bad_request(format!("invalid value {wrong:?} for query parameter ports")));
+    }
+    if !ports.is_empty() {
+        out.push("port", &ports.join(","));
+    }
+    Ok(out.0)
+}
+
 /// Log options, checked; the kubelet takes them under the same names.
 pub(super) fn log(query: &Query, pod: &str) -> Result<String, Status> {
     let mut out = Pairs::default();

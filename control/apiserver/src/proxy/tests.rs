@@ -53,7 +53,9 @@ fn locate(path: &str, query: &str) -> Result<Option<Target>, String> {
             options::attach(&query).and_then(|o| locate::pod_stream(&objects, &info, &query, "attach", &o)).map(Some)
         }
         "log" => options::log(&query, &info.name).and_then(|o| locate::log(&objects, &info, &query, &o)),
-        "portforward" => locate::port_forward(&objects, &info, raw).map(Some),
+        "portforward" => {
+            options::port_forward(&query).and_then(|o| locate::port_forward(&objects, &info, &o)).map(Some)
+        }
         _ => backend::locate(&objects, &info, raw).map(Some),
     };
     found.map_err(|status| status.message)
@@ -75,7 +77,8 @@ fn streams_are_translated_for_the_kubelet() {
         ("pods/one/attach", "stdout=true&stderr=false", "/attach/ns/one/a?output=1"),
         ("pods/one/log", "follow=true&tailLines=0&previous=false", "/containerLogs/ns/one/a?follow=true&tailLines=0"),
         ("pods/one/log", "", "/containerLogs/ns/one/a"),
-        ("pods/one/portforward", "ports=80", "/portForward/ns/one?ports=80"),
+        ("pods/one/portforward", "", "/portForward/ns/one"),
+        ("pods/one/portforward", "ports=80&ports=443,9000", "/portForward/ns/one?port=80%2C443%2C9000"),
     ];
     for (path, query, expected) in cases {
         let target = locate(&format!("/api/v1/namespaces/ns/{path}"), query).unwrap().unwrap();
@@ -97,6 +100,7 @@ fn what_cannot_be_reached_is_said_in_upstreams_words() {
         ("one/exec", "", "you must specify at least 1 command"),
         ("one/attach", "stdout=false&stderr=false", "you must specify at least 1 of stdin, stdout, stderr"),
         ("pending/exec", "command=x", "pod pending does not have a host assigned"),
+        ("one/portforward", "ports=80,x", "invalid value \"x\" for query parameter ports"),
         ("none/exec", "command=x", "pods \"none\" not found"),
     ];
     for (path, query, expected) in cases {

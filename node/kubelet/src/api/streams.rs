@@ -20,6 +20,8 @@ use super::routes::{Body, Query, Refusal, State, bad, empty, find_pod, internal,
 /// What the runtime is asked to speak for a WebSocket client: it is older than v5.
 const REMOTE_COMMAND: &[&str] = &["v4.channel.k8s.io"];
 const PORT_FORWARD: &[&str] = &["portforward.k8s.io"];
+/// A channel's number is a byte, and a port has two.
+const MAX_PORTS: usize = 128;
 
 /// `/exec/NAMESPACE/POD[/UID]/CONTAINER`
 pub(super) async fn exec(
@@ -67,7 +69,22 @@ pub(super) async fn port_forward(
     let found = find_pod(state, namespace, pod, uid)?;
     let sandbox = found.sandbox_id.ok_or_else(|| internal(format!("pod {pod:?} has no running sandbox")))?;
     let url = state.runtime.port_forward(&sandbox, Vec::new()).await.map_err(internal)?;
-    carry(state, request, &url, Kind::PortForward).await
+    let ports = Query::of(&request).all("port");
+    carry(state, request, &url, Kind::PortForward(ports)).await
+}
+
+/// The ports that a client of channels names.
+fn ports(named: &[String]) -> Result<Vec<u16>, Refusal> {
+    let port = |text: &str| {
+        let number = text.parse().map_err(|_| bad(format!("unable to parse {text:?} as a port")))?;
+        if number == 0 { Err(bad(format!("port {text:?} must be > 0"))) } else { Ok(number) }
+    };
+    let ports: Vec<u16> = named.iter().flat_map(|list| list.split(',')).map(port).collect::<Result<_, _>>()?;
+    match ports.len() {
+        0 => Err(bad("query parameter \"port\" is required".into())),
+        1..=MAX_PORTS => Ok(ports),
+        _ => Err(bad(format!("at most {MAX_PORTS} ports can be forwarded over one connection"))),
+    }
 }
 
 /// `/run/NAMESPACE/POD/CONTAINER?cmd=…`: runs a command and answers its output.
@@ -113,10 +130,18 @@ fn wanted(query: &Query) -> Result<Streams, Refusal> {
     Ok(Streams { stderr: streams.stderr && !streams.tty, ..streams })
 }
 
-#[derive(Clone, Copy)]
 enum Kind {
     RemoteCommand(Streams),
-    PortForward,
+    /// With the ports that the request names.
+    PortForward(Vec<String>),
+}
+
+/// What a client's WebSocket carries.
+enum Carried {
+    Command(Protocol, Streams),
+    /// A SPDY connection.
+    Spdy,
+    Ports(Protocol, Vec<u16>),
 }
 
 /// A log for a client that asks for it over a WebSocket.
@@ -164,11 +189,16 @@ async fn carry(
     if websocket::is_websocket(headers) {
         let (ours, theirs) = match kind {
             Kind::RemoteCommand(_) => (websocket::REMOTE_COMMAND, REMOTE_COMMAND),
-            Kind::PortForward => (websocket::PORT_FORWARD, PORT_FORWARD),
+            Kind::PortForward(_) => (websocket::PORT_FORWARD, PORT_FORWARD),
         };
         let (protocol, response) = websocket::accept(headers, ours).map_err(|error| bad(error.to_string()))?;
+        let carried = match kind {
+            Kind::RemoteCommand(streams) => Carried::Command(protocol, streams),
+            Kind::PortForward(_) if protocol == websocket::PORT_FORWARD_SPDY => Carried::Spdy,
+            Kind::PortForward(named) => Carried::Ports(protocol, ports(&named)?),
+        };
         let connected = connect(url, theirs).await.map_err(|error| refused(&error))?;
-        spawn(state, upgrade, connected, Some((protocol, kind)));
+        spawn(state, upgrade, connected, Some(carried));
         return Ok(response.map(|()| empty()));
     }
     if websocket::is_spdy(headers) {
@@ -182,12 +212,13 @@ async fn carry(
     Err(bad("unable to upgrade: use Upgrade: websocket or Upgrade: SPDY/3.1".into()))
 }
 
-fn spawn(state: &Arc<State>, upgrade: OnUpgrade, connected: Connected, websocket: Option<(Protocol, Kind)>) {
+fn spawn(state: &Arc<State>, upgrade: OnUpgrade, connected: Connected, websocket: Option<Carried>) {
     let carried = async move {
         let client = TokioIo::new(upgrade.await.map_err(|error| error.to_string())?);
         let carried = match websocket {
-            Some((protocol, Kind::RemoteCommand(streams))) => connected.remote_command(client, protocol, streams).await,
-            Some((_, Kind::PortForward)) => connected.unwrapped(client).await,
+            Some(Carried::Command(protocol, streams)) => connected.remote_command(client, protocol, streams).await,
+            Some(Carried::Spdy) => connected.unwrapped(client).await,
+            Some(Carried::Ports(protocol, ports)) => connected.port_forward(client, protocol, &ports).await,
             None => connected.tunnel(client).await,
         };
         carried.map_err(|error| error.to_string())
@@ -200,5 +231,29 @@ fn refused(error: &StreamError) -> Refusal {
     match error {
         StreamError::Refused { status, message } => (*status, message.clone()),
         other => internal(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_named_in_lists() {
+        let many = "1,".repeat(128) + "1";
+        for (named, expected) in [
+            (&["80"][..], Ok(vec![80])),
+            (&["80,443", "65535"], Ok(vec![80, 443, 65535])),
+            (&[], Err("query parameter \"port\" is required")),
+            (&[""], Err("unable to parse \"\" as a port")),
+            (&["65536"], Err("unable to parse \"65536\" as a port")),
+            (&["80,-1"], Err("unable to parse \"-1\" as a port")),
+            (&["0"], Err("port \"0\" must be > 0")),
+            (&[&many], Err("at most 128 ports can be forwarded over one connection")),
+        ] {
+            let named: Vec<String> = named.iter().map(|text| (*text).to_owned()).collect();
+            let found = ports(&named).map_err(|(_, message)| message);
+            assert_eq!(found, expected.map_err(str::to_owned), "{named:?}");
+        }
     }
 }
