@@ -6,6 +6,7 @@
 //! [`crate::admission`]. Reads are answered from watch caches with the bytes that are stored.
 
 mod body;
+mod component_status;
 mod convert;
 mod delete;
 mod errors;
@@ -273,12 +274,7 @@ impl Call<'_> {
     async fn unstored(&self, body: &[u8]) -> Result<Response<ResponseBody>, Status> {
         match (self.served.name(), self.verb) {
             ("bindings", Verb::Create) => subresources::legacy_binding(self, body).await,
-            ("componentstatuses", Verb::List) => {
-                let list =
-                    serde_json::json!({"kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": []});
-                Ok(respond::json_value(StatusCode::OK, &list))
-            }
-            ("componentstatuses", Verb::Get) => Err(Status::not_found("", "componentstatuses", self.name)),
+            ("componentstatuses", Verb::List | Verb::Get) => component_status::answer(self).await,
             _ => Err(self.unsupported()),
         }
     }

@@ -142,5 +142,19 @@ async fn unknown_subresources_and_verbs() {
     assert_eq!(api.get(&format!("{PODS}/p/nothing")).await.error().0, 404);
     assert_eq!(api.get(&format!("{PODS}/p/binding")).await.error().0, 405);
     assert_eq!(api.get("/api/v1/namespaces/default/configmaps/x/status").await.error().0, 404);
-    assert_eq!(names(&api.get("/api/v1/componentstatuses").await.ok()).len(), 0);
+}
+
+#[tokio::test]
+async fn the_store_is_a_component() {
+    let api = Api::new().await;
+    let all = api.get("/api/v1/componentstatuses").await;
+    assert_eq!(all.warnings, ["v1 ComponentStatus is deprecated in v1.19+"]);
+    let all = all.ok();
+    assert_eq!((names(&all), text(&all["kind"])), (vec!["etcd-0".to_owned()], "ComponentStatusList".to_owned()));
+    let one = api.get("/api/v1/componentstatuses/etcd-0").await.ok();
+    assert_eq!(one, all["items"][0]);
+    assert_eq!(one["conditions"], json!([{"type": "Healthy", "status": "True", "message": "ok"}]));
+    assert_eq!(api.get("/api/v1/componentstatuses/scheduler").await.error().0, 404);
+    let table = api.table("/api/v1/componentstatuses").await.ok();
+    assert_eq!(table["rows"][0]["cells"], json!(["etcd-0", "Healthy", "ok", ""]));
 }
