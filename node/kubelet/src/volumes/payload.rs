@@ -116,20 +116,16 @@ async fn projected(
     Ok(payload)
 }
 
-/// A token is for its pod's users only: the group where there is one, the one user where all containers share it.
+/// A token is for its pod's users only: the one user where all containers share it, and the group where there is one.
 fn token_access(pod: &Pod, default: u32) -> (u32, Option<u32>) {
     let security = pod::spec(pod).security_context.as_ref();
-    if security.and_then(|s| s.fs_group).is_some() {
-        return (0o600, None);
-    }
     let of_pod = security.and_then(|s| s.run_as_user);
     let mut users =
         pod::all_containers(pod).map(|c| c.security_context.as_ref().and_then(|s| s.run_as_user).or(of_pod));
     let first = users.next().flatten();
-    match first.and_then(|user| u32::try_from(user).ok()) {
-        Some(user) if users.all(|other| other == first) => (0o600, Some(user)),
-        _ => (default, None),
-    }
+    let owner = first.and_then(|user| u32::try_from(user).ok()).filter(|_| users.all(|other| other == first));
+    let private = owner.is_some() || security.is_some_and(|s| s.fs_group.is_some());
+    (if private { 0o600 } else { default }, owner)
 }
 
 /// Puts an object's keys in the payload: all of them, or the listed ones under their paths.
@@ -215,7 +211,8 @@ mod tests {
     #[test]
     fn who_may_read_a_token() {
         for (fs_group, pod_user, users, expected) in [
-            (Some(5), Some(7), vec![None], (0o600, None)),
+            (Some(5), Some(7), vec![None], (0o600, Some(7))),
+            (Some(5), None, vec![Some(7), None], (0o600, None)),
             (None, Some(7), vec![None, Some(7)], (0o600, Some(7))),
             (None, None, vec![Some(7), Some(8)], (0o644, None)),
             (None, None, vec![None], (0o644, None)),
