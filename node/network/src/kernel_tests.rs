@@ -216,3 +216,26 @@ fn routes_and_rules_are_replaced_whole() {
         assert!(nat::apply("nonsense").await.is_err());
     });
 }
+
+#[test]
+fn a_deleted_table_is_noticed() {
+    as_node(|_| async {
+        let rules = || {
+            let (pods, cluster) = ("10.244.1.0/24".parse().unwrap(), "10.244.0.0/16".parse().unwrap());
+            nat::script(&pods, &cluster, &[NODE_IP].into(), &nat::HostPorts::new())
+        };
+        let mut notices = nat::Notices::open().unwrap();
+        assert!(!nat::present().await.unwrap());
+        for flushed in [true, false] {
+            nat::apply(&rules()).await.unwrap();
+            assert!(nat::present().await.unwrap());
+            // Our own replacement deletes and makes the table: noticed, and it is there.
+            notices.table_deleted().await.unwrap();
+            if flushed {
+                nat::apply("flush ruleset").await.unwrap();
+                notices.table_deleted().await.unwrap();
+                assert!(!nat::present().await.unwrap());
+            }
+        }
+    });
+}

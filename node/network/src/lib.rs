@@ -160,12 +160,21 @@ impl Network {
             None => links::mtu_of(&handle, config.node_ip).await.map_err(|error| NetworkError::link(&error))?,
         };
         tracing::info!(?mtu, node_ip = %config.node_ip, "pods' links");
+        let notices = nat::Notices::open().map_err(|error| NetworkError::Netlink(error.to_string()))?;
         let server = cni::Server::new(handle.clone(), ipam, config.node_ip, mtu).await?;
         server.serve(&socket, tasks, shutdown.clone())?;
         let node_name = config.node_name.clone();
         let ports = server.host_ports();
-        let keeper =
-            Keeper { config, cluster, handle, server, nodes: nodes.clone(), ports: ports.clone(), applied: None };
+        let keeper = Keeper {
+            config,
+            cluster,
+            handle,
+            server,
+            nodes: nodes.clone(),
+            ports: ports.clone(),
+            notices,
+            applied: None,
+        };
         supervise::spawn("network", tasks, &shutdown.clone(), (keeper, shutdown), |(keeper, shutdown)| {
             Box::pin(async {
                 shutdown.run_until_cancelled(keeper.run()).await;
@@ -234,6 +243,7 @@ struct Keeper {
     server: Arc<cni::Server>,
     nodes: Informer<Node>,
     ports: watch::Receiver<HostPorts>,
+    notices: nat::Notices,
     /// What was applied last.
     applied: Option<(routes::Routes, String)>,
 }
@@ -245,23 +255,33 @@ impl Keeper {
         loop {
             changed.mark_unchanged();
             let result = self.apply().await;
-            let woken = async {
-                tokio::select! {
-                    woken = changed.changed() => woken,
-                    woken = self.ports.changed() => woken,
-                }
-            };
-            let woken = match result {
-                Ok(()) => woken.await,
-                Err(error) => {
-                    tracing::error!(error = &error as &dyn std::error::Error, "the pod network is not complete");
-                    tokio::time::timeout(RETRY, woken).await.unwrap_or(Ok(()))
-                }
-            };
-            if woken.is_err() {
-                return;
+            let retry = result.is_err();
+            if let Err(error) = result {
+                tracing::error!(error = &error as &dyn std::error::Error, "the pod network is not complete");
+            }
+            tokio::select! {
+                woken = changed.changed() => if woken.is_err() { return },
+                woken = self.ports.changed() => if woken.is_err() { return },
+                deleted = self.notices.table_deleted() => self.check_rules(deleted).await,
+                () = tokio::time::sleep(RETRY), if retry => {}
             }
         }
+    }
+
+    /// A table was deleted: if it was ours, or if that cannot be told, everything is applied anew.
+    async fn check_rules(&mut self, deleted: std::io::Result<()>) {
+        let present = match deleted {
+            Ok(()) => nat::present().await,
+            Err(error) => Err(NetworkError::Netlink(error.to_string())),
+        };
+        match present {
+            Ok(true) => return,
+            Ok(false) => tracing::warn!("someone deleted the rules between pods and the outside; making them again"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot tell whether the rules between pods and the outside are there")
+            }
+        }
+        self.applied = None;
     }
 
     async fn apply(&mut self) -> Result<(), NetworkError> {

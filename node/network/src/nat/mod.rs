@@ -4,6 +4,8 @@
 //! Traffic between pods, and between pods and nodes, keeps its addresses. Who connects to a host port on the node itself
 //! is served by the proxy's programs and never comes here. (eBPF at the uplink is to replace all of this.)
 
+mod notices;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -14,6 +16,7 @@ use tokio::process::Command;
 
 use crate::NetworkError;
 use crate::cidr::Cidr;
+pub(crate) use notices::Notices;
 
 const TABLE: &str = "keelson";
 
@@ -93,6 +96,16 @@ pub(crate) async fn apply(script: &str) -> Result<(), NetworkError> {
         return Ok(());
     }
     Err(NetworkError::Nft(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+}
+
+/// Whether our table is there.
+pub(crate) async fn present() -> Result<bool, NetworkError> {
+    let listed = Command::new("nft").args(["list", "tables", "ip"]).kill_on_drop(true).output().await;
+    let listed = listed.map_err(NetworkError::NoNft)?;
+    if !listed.status.success() {
+        return Err(NetworkError::Nft(String::from_utf8_lossy(&listed.stderr).trim().to_owned()));
+    }
+    Ok(String::from_utf8_lossy(&listed.stdout).lines().any(|line| line == format!("table ip {TABLE}")))
 }
 
 /// Takes the rules away.
