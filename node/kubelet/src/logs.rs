@@ -1,4 +1,4 @@
-//! Log rotation: a container's log of 10 MiB gives way to a new one; five are kept. Names and gzip as upstream.
+//! Log rotation: a container's log of 10 MiB gives way to a new one; five are kept. Names as upstream; nothing is compressed.
 
 use std::fs;
 use std::io;

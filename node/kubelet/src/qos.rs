@@ -17,6 +17,9 @@ pub(crate) enum QosClass {
 }
 
 impl QosClass {
+    /// All three.
+    pub(crate) const ALL: [QosClass; 3] = [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort];
+
     /// As status.qosClass spells it.
     pub(crate) fn as_str(self) -> &'static str {
         match self {

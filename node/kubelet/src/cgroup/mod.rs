@@ -108,7 +108,7 @@ impl Cgroups {
 
     /// Makes (or corrects) a pod's group.
     pub(crate) fn ensure_pod(&self, class: QosClass, uid: &str, limits: &PodLimits) -> Result<(), CgroupError> {
-        let path = self.class_path(class).join(format!("pod{uid}"));
+        let path = self.pod_path(class, uid);
         self.create(&path)?;
         self.apply(&path, limits)
     }
@@ -116,22 +116,15 @@ impl Cgroups {
     /// Removes a pod's group from every hierarchy, with what the runtime left in it. `Ok(false)`: something still lives in it.
     pub(crate) fn remove_pod(&self, uid: &str) -> Result<bool, CgroupError> {
         let mut gone = true;
-        for class in [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort] {
-            let path = self.class_path(class).join(format!("pod{uid}"));
-            for mount in self.layout.mounts() {
-                gone &= remove_tree(&mount.join(&path))?;
-            }
+        for place in self.pod_places(uid) {
+            gone &= remove_tree(&place)?;
         }
         Ok(gone)
     }
 
     /// Kills what still runs in a pod's group: with its containers removed, the runtime knows nothing of it.
     pub(crate) fn kill_pod(&self, uid: &str) {
-        let classes = [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort];
-        let groups = classes.map(|class| self.class_path(class).join(format!("pod{uid}")));
-        let places =
-            groups.iter().flat_map(|group| self.layout.mounts().into_iter().map(move |mount| mount.join(group)));
-        for pid in places.flat_map(|place| processes(&place)).collect::<HashSet<i32>>() {
+        for pid in self.pod_places(uid).flat_map(|place| processes(&place)).collect::<HashSet<i32>>() {
             tracing::warn!(pod = uid, pid, "killing a process that the pod's containers left behind");
             // One that has ended meanwhile is what is wanted.
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
@@ -140,19 +133,24 @@ impl Cgroups {
 
     /// UIDs of all pods that have a group anywhere.
     pub(crate) fn pods(&self) -> HashSet<String> {
-        let mut uids = HashSet::new();
-        for class in [QosClass::Guaranteed, QosClass::Burstable, QosClass::BestEffort] {
-            let path = self.class_path(class);
-            for mount in self.layout.mounts() {
-                let Ok(entries) = fs::read_dir(mount.join(&path)) else { continue };
-                uids.extend(
-                    entries
-                        .flatten()
-                        .filter_map(|entry| entry.file_name().to_str()?.strip_prefix("pod").map(str::to_owned)),
-                );
-            }
-        }
-        uids
+        let classes = self.everywhere(|class| self.class_path(class));
+        let entries = classes.flat_map(|place| fs::read_dir(place).into_iter().flatten().flatten());
+        entries.filter_map(|entry| entry.file_name().to_str()?.strip_prefix("pod").map(str::to_owned)).collect()
+    }
+
+    fn pod_path(&self, class: QosClass, uid: &str) -> PathBuf {
+        self.class_path(class).join(format!("pod{uid}"))
+    }
+
+    /// Where a pod's group may be: its class may not be known any more.
+    fn pod_places(&self, uid: &str) -> impl Iterator<Item = PathBuf> {
+        self.everywhere(|class| self.pod_path(class, uid))
+    }
+
+    /// A path of each class, in every hierarchy.
+    fn everywhere(&self, path: impl Fn(QosClass) -> PathBuf) -> impl Iterator<Item = PathBuf> {
+        let paths = QosClass::ALL.map(path);
+        self.layout.mounts().into_iter().flat_map(move |mount| paths.clone().map(|path| mount.join(path)))
     }
 
     fn create(&self, path: &Path) -> Result<(), CgroupError> {

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::pod;
-use crate::worker::{Phase, Record, Run, State};
+use crate::worker::{Phase, Record, Run, SIGKILLED, State};
 
 /// What the pod's containers are to have in common.
 #[derive(Clone, Copy)]
@@ -118,7 +118,7 @@ fn waiting_for(reason: &str, message: &str) -> ContainerState {
 fn vanished() -> ContainerState {
     ContainerState {
         terminated: Some(ContainerStateTerminated {
-            exit_code: 137,
+            exit_code: SIGKILLED,
             reason: Some("ContainerStatusUnknown".into()),
             message: Some("The container could not be located when the pod was terminated".into()),
             ..ContainerStateTerminated::default()

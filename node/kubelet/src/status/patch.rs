@@ -1,50 +1,40 @@
 //! The difference between what the API has and what it should have, as a strategic merge patch; nothing where there is none.
 
-use std::sync::LazyLock;
-
 use k8s_openapi::api::core::v1::PodStatus;
 use serde_json::{Map, Value, json};
 
 use crate::pod::PodId;
 
 /// Fields of status that a kubelet writes; it removes them when they have no value any more.
-static OWNED: LazyLock<Vec<&str>> = LazyLock::new(|| {
-    vec![
-        "phase",
-        "reason",
-        "message",
-        "hostIP",
-        "hostIPs",
-        "podIP",
-        "podIPs",
-        "startTime",
-        "qosClass",
-        "observedGeneration",
-        "containerStatuses",
-        "initContainerStatuses",
-        "ephemeralContainerStatuses",
-    ]
-});
+const OWNED: [&str; 13] = [
+    "phase",
+    "reason",
+    "message",
+    "hostIP",
+    "hostIPs",
+    "podIP",
+    "podIPs",
+    "startTime",
+    "qosClass",
+    "observedGeneration",
+    "containerStatuses",
+    "initContainerStatuses",
+    "ephemeralContainerStatuses",
+];
 
 /// The patch that makes `known` into `wanted`, or `None`.
 pub(crate) fn diff(id: &PodId, known: &PodStatus, wanted: &PodStatus) -> Option<Value> {
     let known = fields(known);
     let wanted = fields(wanted);
     let mut status = Map::new();
-    for field in OWNED.iter() {
-        match (known.get(*field), wanted.get(*field)) {
-            (old, new) if old == new => {}
-            (Some(_), None) => {
-                status.insert((*field).to_owned(), Value::Null);
-            }
-            (Some(old), Some(new)) if field.ends_with("IPs") => {
-                status.insert((*field).to_owned(), replaced(old, new));
-            }
-            (_, Some(new)) => {
-                status.insert((*field).to_owned(), new.clone());
-            }
-            (None, None) => {}
-        }
+    for field in OWNED {
+        let value = match (known.get(field), wanted.get(field)) {
+            (old, new) if old == new => continue,
+            (_, None) => Value::Null,
+            (Some(old), Some(new)) if field.ends_with("IPs") => replaced(old, new),
+            (_, Some(new)) => new.clone(),
+        };
+        status.insert(field.to_owned(), value);
     }
     let conditions = changed_conditions(known.get("conditions"), wanted.get("conditions"));
     if !conditions.is_empty() {

@@ -25,6 +25,8 @@ use crate::volumes::{self, PodVolumes, VolumePaths};
 
 /// A container that had a preStop hook gets at least this after it, as upstream.
 const MIN_GRACE: i64 = 2;
+/// How long a runtime that could not stop a container is left alone before it is asked again.
+const STOP_RETRY: Duration = Duration::from_secs(1);
 /// Groups empty an instant after their last process ended; there is no event for it on v1.
 const CGROUP_TRIES: u32 = 40;
 const CGROUP_PAUSE: Duration = Duration::from_millis(50);
@@ -272,6 +274,7 @@ impl Shared {
         if let Err(error) = self.context.runtime.stop_container(id, left).await {
             tracing::warn!(pod = %self.id, container = name, %error, "cannot stop the container");
             self.event(pod, Some(name), true, "FailedKillPod", format!("error killing container: {error}"));
+            tokio::time::sleep(STOP_RETRY).await;
         }
     }
 

@@ -10,7 +10,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use jobs::cleanup;
 #[cfg(test)]
 pub(crate) use state::Health;
-pub(crate) use state::{Failure, Phase, Record, Run, Sandbox, State, Waiting};
+pub(crate) use state::{Failure, Phase, Record, Run, SIGKILLED, Sandbox, State, Waiting};
 
 use crate::backoff::Backoff;
 use crate::context::{ApiFailure, Context};
@@ -33,7 +33,7 @@ use crate::status;
 use crate::volumes::VolumePaths;
 use jobs::Shared;
 use plan::{Action, Plan};
-use state::{Doom, Job, ahead};
+use state::{Doom, Job, ahead, step};
 
 /// Messages a worker may fall behind by.
 const INBOX: usize = 256;
@@ -131,7 +131,7 @@ struct Worker {
     /// Ends starts that wait, when the pod is to go.
     cancel: CancellationToken,
     crashes: Backoff<String>,
-    /// Failures in a row by what failed, for retries of our own.
+    /// Failures in a row by container or [`step`], for retries of our own.
     failures: HashMap<String, u32>,
     probes: HashMap<(String, probe::Kind), (String, CancellationToken)>,
     accepted: Timestamp,
@@ -147,9 +147,10 @@ struct Worker {
     writing: bool,
     write_after: Option<Timestamp>,
     refresh_at: Option<Timestamp>,
-    oom: std::collections::HashSet<String>,
-    /// Containers whose end was told before their start's job was done.
-    ended_early: std::collections::HashSet<String>,
+    /// Containers that the kernel killed in for want of memory and whose end is not known yet.
+    oom: HashSet<String>,
+    /// Containers and sandboxes whose end was told before the job that starts them was done.
+    ended_early: HashSet<String>,
     done: bool,
 }
 
@@ -185,8 +186,8 @@ pub(crate) fn spawn(context: &Arc<Context>, pod: Arc<Pod>, rejected: Option<Fail
         writing: false,
         write_after: None,
         refresh_at: None,
-        oom: std::collections::HashSet::new(),
-        ended_early: std::collections::HashSet::new(),
+        oom: HashSet::new(),
+        ended_early: HashSet::new(),
         done: false,
         pod,
     };
@@ -248,7 +249,7 @@ impl Worker {
         if !self.observed {
             if let Err(error) = self.observe().await {
                 tracing::warn!(pod = %self.shared.id, %error, "cannot see the pod's containers");
-                return Some(later(now, self.delay("observe")));
+                return Some(later(now, self.delay(step::OBSERVE)));
             }
             self.observed = true;
         }
@@ -261,6 +262,7 @@ impl Worker {
             crashes: &self.crashes,
             stopping,
             stopping_since: self.stopping_since,
+            refresh_at: self.refresh_at,
             now,
         };
         let plan = if stopping && self.cleaned { Plan::default() } else { plan::plan(&input) };
@@ -277,11 +279,7 @@ impl Worker {
             }
         };
         at(self.write_after);
-        at(self.refresh_at.filter(|_| !stopping));
         at(self.state.waiting.values().filter_map(|waiting| waiting.holds(now)).min());
-        if !stopping && self.refresh_at.is_some_and(|at| at <= now) {
-            self.refresh();
-        }
         wake
     }
 
@@ -369,9 +367,10 @@ impl Worker {
                     }
                 });
             }
+            Action::Refresh => self.refresh(),
             Action::Sandbox { attempt } => {
                 let old = self.state.sandbox.as_ref().map(|sandbox| sandbox.id.clone());
-                let attempt = attempt + self.failures.get("sandbox").copied().unwrap_or(0);
+                let attempt = attempt + self.failures.get(step::SANDBOX).copied().unwrap_or(0);
                 self.job(Job::Sandbox, async move { Outcome::Sandbox(shared.sandbox(&pod, old, attempt).await) });
             }
             Action::Start { name, attempt } => self.start(name, attempt, ips),
@@ -382,11 +381,11 @@ impl Worker {
                     Outcome::Killed(name, id)
                 });
             }
-            Action::Release if self.due("release", now) => {
+            Action::Release if self.due(step::RELEASE, now) => {
                 let sandboxes: Vec<String> = self.sandboxes();
                 self.job(Job::Release, async move { Outcome::Released(shared.release(&sandboxes).await) });
             }
-            Action::Cleanup if self.due("cleanup", now) => {
+            Action::Cleanup if self.due(step::CLEANUP, now) => {
                 self.job(Job::Cleanup, async move { Outcome::Cleaned(shared.cleanup().await) });
             }
             Action::Release | Action::Cleanup => {}
@@ -447,11 +446,11 @@ impl Worker {
         let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&self.pod));
         let ips = self.state.ips(&pod, &self.context.host_ip);
         let cancel = self.cancel.clone();
-        self.jobs.spawn(async move {
+        self.job(Job::Refresh, async move {
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => (None, Outcome::Nothing),
-                result = shared.setup(&pod, &ips) => (None, Outcome::Refresh(result)),
+                () = cancel.cancelled() => Outcome::Nothing,
+                result = shared.setup(&pod, &ips) => Outcome::Refresh(result),
             }
         });
     }
@@ -508,7 +507,7 @@ impl Worker {
             self.done = true;
             return;
         }
-        if self.writing || self.removing || self.write_after.is_some() || !self.due("remove", Timestamp::now()) {
+        if self.writing || self.removing || self.write_after.is_some() || !self.due(step::REMOVE, Timestamp::now()) {
             return;
         }
         self.removing = true;
@@ -565,7 +564,7 @@ impl Worker {
                     initial,
                 };
                 let token = self.context.shutdown.child_token();
-                task.spawn(&self.context, self.own.clone(), token.clone());
+                task.spawn(&self.context, self.own.clone(), &token);
                 self.probes.insert(key, (id.clone(), token));
             }
         }

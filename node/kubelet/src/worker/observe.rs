@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tokio::task::JoinError;
 
-use super::state::{Health, Job, Phase, Run, Sandbox};
+use super::state::{Health, Job, Phase, Run, SIGKILLED, Sandbox, step};
 use super::{Message, Outcome, STATUS_RETRY, StartError, Worker, by_uid, later, version};
 use crate::context::ApiFailure;
 use crate::pod;
@@ -83,8 +83,8 @@ impl Worker {
 
     /// Takes in a run, new or changed.
     fn saw(&mut self, name: &str, mut run: Run) {
-        if run.phase == Phase::Exited && run.exit_code == 137 && self.oom.contains(&run.id) {
-            run.reason = "OOMKilled".into();
+        if run.phase == Phase::Exited && self.oom.remove(&run.id) {
+            run.killed_for_memory();
         }
         if run.phase == Phase::Running && self.state.health.get(name).is_none_or(|health| health.id != run.id) {
             let container = pod::container(&self.pod, name);
@@ -116,9 +116,7 @@ impl Worker {
         match message {
             Message::Pod(pod) => self.updated(pod),
             Message::Gone => self.removed(),
-            Message::Oom(id) => {
-                self.oom.insert(id);
-            }
+            Message::Oom(id) => self.ran_out_of_memory(id),
             Message::Resync => self.observed = false,
             Message::Exited(id) => self.exited(&id).await,
             Message::Probe(verdict) => self.judged(verdict),
@@ -150,8 +148,8 @@ impl Worker {
             }
         }
         self.pod = pod;
-        if changed && self.state.volumes.is_some() && self.stopping_since.is_none() {
-            self.refresh();
+        if changed {
+            self.refresh_soon();
         }
     }
 
@@ -165,8 +163,22 @@ impl Worker {
                 waiting.until = None;
             }
         }
+        self.refresh_soon();
+    }
+
+    /// Lets volumes show what has changed; those that are not made yet will.
+    fn refresh_soon(&mut self) {
         if self.state.volumes.is_some() {
-            self.refresh();
+            self.refresh_at = Some(Timestamp::now());
+        }
+    }
+
+    /// The kernel's word may come before or after that of the container's end.
+    fn ran_out_of_memory(&mut self, id: String) {
+        let runs = self.state.records.values_mut().flat_map(|record| [&mut record.current, &mut record.previous]);
+        match runs.flatten().find(|run| run.id == id && !run.alive()) {
+            Some(ended) => ended.killed_for_memory(),
+            None => drop(self.oom.insert(id)),
         }
     }
 
@@ -183,7 +195,7 @@ impl Worker {
         });
         let Some((name, sandbox)) = found else {
             // One that is just being started: the status that its job brings may be older than its end.
-            if self.state.busy.iter().any(|job| matches!(job, Job::Start(_))) {
+            if self.starting() {
                 self.ended_early.insert(id.to_owned());
             }
             return;
@@ -195,6 +207,11 @@ impl Worker {
                 self.observed = false;
             }
         }
+    }
+
+    /// Whether a job is about to bring a container or sandbox that is not known yet.
+    fn starting(&self) -> bool {
+        self.state.busy.iter().any(|job| matches!(job, Job::Start(_) | Job::Sandbox))
     }
 
     fn judged(&mut self, verdict: Verdict) {
@@ -241,19 +258,20 @@ impl Worker {
             Outcome::Setup(Ok((volumes, refresh))) => {
                 self.state.volumes = Some(volumes);
                 self.refresh_at = refresh;
-                self.succeeded("");
+                self.succeeded(step::POD);
             }
-            Outcome::Setup(Err(message)) => self.hold("", "FailedMount", message),
+            Outcome::Setup(Err(message)) => self.hold(step::POD, "FailedMount", message),
             Outcome::Refresh(result) => self.refreshed(result),
-            Outcome::Sandbox(Ok(sandbox)) => {
+            Outcome::Sandbox(Ok(mut sandbox)) => {
+                sandbox.ready &= !self.ended_early.remove(&sandbox.id);
                 let old = self.state.sandbox.replace(sandbox);
                 self.state.old_sandboxes.extend(old.map(|old| old.id));
-                self.succeeded("");
-                self.failures.remove("sandbox");
+                self.succeeded(step::POD);
+                self.failures.remove(step::SANDBOX);
             }
             Outcome::Sandbox(Err(message)) => {
-                *self.failures.entry("sandbox".into()).or_default() += 1;
-                self.hold("", "FailedCreatePodSandBox", message);
+                *self.failures.entry(step::SANDBOX.into()).or_default() += 1;
+                self.hold(step::POD, "FailedCreatePodSandBox", message);
             }
             Outcome::Start(name, result) => {
                 let id = (*result).as_ref().map_or_else(|error| error.run.as_ref(), Some).map(|run| run.id.clone());
@@ -264,9 +282,6 @@ impl Worker {
                 if let Some(id) = id.filter(|id| self.ended_early.remove(id)) {
                     self.exited(&id).await;
                 }
-                if !self.state.busy.iter().any(|job| matches!(job, Job::Start(_))) {
-                    self.ended_early.clear();
-                }
             }
             // The container may exist by now: only the runtime knows.
             Outcome::Cancelled => self.observed = false,
@@ -275,21 +290,24 @@ impl Worker {
             Outcome::Released(Ok(())) => {
                 self.state.released = true;
                 self.state.volumes = None;
-                self.succeeded("release");
+                self.succeeded(step::RELEASE);
             }
-            Outcome::Released(Err(message)) => self.failed("release", message),
+            Outcome::Released(Err(message)) => self.failed(step::RELEASE, message),
             Outcome::Cleaned(Ok(())) => {
                 self.cleaned = true;
-                self.succeeded("cleanup");
+                self.succeeded(step::CLEANUP);
             }
-            Outcome::Cleaned(Err(message)) => self.failed("cleanup", message),
+            Outcome::Cleaned(Err(message)) => self.failed(step::CLEANUP, message),
             Outcome::Removed(Ok(()) | Err(ApiFailure::Gone)) => self.done = true,
             Outcome::Removed(Err(error)) => {
                 self.removing = false;
-                self.failed("remove", error.to_string());
+                self.failed(step::REMOVE, error.to_string());
             }
             Outcome::Written(result) => self.written(*result),
             Outcome::Nothing => {}
+        }
+        if !self.starting() {
+            self.ended_early.clear();
         }
     }
 
@@ -306,12 +324,13 @@ impl Worker {
     fn refreshed(&mut self, result: Result<(crate::volumes::VolumePaths, Option<Timestamp>), String>) {
         match result {
             Ok((_, refresh)) => {
-                self.refresh_at = refresh;
-                self.failures.remove("refresh");
+                // Something may have changed again meanwhile.
+                self.refresh_at = self.refresh_at.into_iter().chain(refresh).min();
+                self.failures.remove(step::REFRESH);
             }
             Err(message) => {
                 tracing::info!(pod = %self.shared.id, message, "volumes keep their old content");
-                self.refresh_at = Some(later(Timestamp::now(), self.delay("refresh").max(Duration::from_secs(5))));
+                self.refresh_at = Some(later(Timestamp::now(), self.delay(step::REFRESH).max(Duration::from_secs(5))));
             }
         }
     }
@@ -390,7 +409,7 @@ impl Worker {
     fn lost(&mut self, name: &str) {
         if let Some(current) = self.state.records.get_mut(name).and_then(|r| r.current.as_mut()) {
             current.phase = Phase::Exited;
-            current.exit_code = 137;
+            current.exit_code = SIGKILLED;
             current.reason = "ContainerStatusUnknown".into();
             current.message = "The container could not be located when the pod was terminated".into();
         }

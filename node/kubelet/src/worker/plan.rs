@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use super::state::{Job, Phase, State, Waiting};
+use super::state::{Job, Phase, State, Waiting, step};
 use crate::backoff::Backoff;
 use crate::pod;
 
@@ -12,6 +12,8 @@ use crate::pod;
 pub(crate) enum Action {
     /// cgroup and volumes.
     Setup,
+    /// Volumes show what is so by now.
+    Refresh,
     /// A sandbox; the number counts those before.
     Sandbox { attempt: u32 },
     /// A run of a container; the number counts those before.
@@ -50,6 +52,8 @@ pub(crate) struct Input<'a> {
     pub(crate) stopping: bool,
     /// When stopping began.
     pub(crate) stopping_since: Option<Timestamp>,
+    /// When what volumes show is to be looked at again.
+    pub(crate) refresh_at: Option<Timestamp>,
     pub(crate) now: Timestamp,
 }
 
@@ -118,10 +122,15 @@ fn drive(input: &Input<'_>, plan: &mut Plan) {
         plan.wake_at(at);
     }
     if state.volumes.is_none() {
-        if !state.busy.contains(&Job::Setup) && is_due(input, "", plan) {
+        if !state.busy.contains(&Job::Setup) && is_due(input, step::POD, plan) {
             plan.actions.push(Action::Setup);
         }
         return;
+    }
+    match input.refresh_at.filter(|_| !state.busy.contains(&Job::Refresh)) {
+        Some(at) if at <= input.now => plan.actions.push(Action::Refresh),
+        Some(at) => plan.wake_at(at),
+        None => {}
     }
     let ready = state.sandbox.as_ref().is_some_and(|sandbox| sandbox.ready);
     if !ready {
@@ -145,7 +154,7 @@ fn drive(input: &Input<'_>, plan: &mut Plan) {
     }
 }
 
-/// A failed set-up or sandbox is tried again when its back-off is over. `""` stands for the pod itself.
+/// What failed is tried again when its back-off is over.
 fn is_due(input: &Input<'_>, name: &str, plan: &mut Plan) -> bool {
     match input.state.waiting.get(name).and_then(|waiting| waiting.holds(input.now)) {
         Some(until) => {
@@ -169,7 +178,7 @@ fn new_sandbox(input: &Input<'_>, plan: &mut Plan) {
             plan,
         );
     }
-    if alive || state.busy.contains(&Job::Sandbox) || !state.busy.is_empty() || !is_due(input, "", plan) {
+    if alive || !state.busy.is_empty() || !is_due(input, step::POD, plan) {
         return;
     }
     let attempt = state.sandbox.as_ref().map_or(0, |sandbox| sandbox.attempt + 1);
@@ -320,6 +329,7 @@ mod tests {
     fn shown(plan: &Plan) -> String {
         let one = |action: &Action| match action {
             Action::Setup => "setup".to_owned(),
+            Action::Refresh => "refresh".into(),
             Action::Sandbox { attempt } => format!("sandbox{attempt}"),
             Action::Start { name, attempt } => format!("start {name}{attempt}"),
             Action::Kill { name, .. } => format!("kill {name}"),
@@ -332,7 +342,8 @@ mod tests {
     fn decide(pod: &Pod, state: &State, stopping: bool) -> String {
         let crashes = Backoff::default();
         let now = Timestamp::from_second(1000).unwrap();
-        shown(&plan(&Input { pod, state, crashes: &crashes, stopping, stopping_since: Some(now), now }))
+        let (stopping_since, refresh_at) = (Some(now), None);
+        shown(&plan(&Input { pod, state, crashes: &crashes, stopping, stopping_since, refresh_at, now }))
     }
 
     #[test]
@@ -401,6 +412,30 @@ mod tests {
     }
 
     #[test]
+    fn volumes_are_refreshed_as_long_as_the_pod_goes_on() {
+        let pod = pod("Never", &[], &["a"]);
+        let (crashes, now) = (Backoff::default(), Timestamp::from_second(1000).unwrap());
+        let busy = State { busy: [Job::Refresh].into(), ..state("a:r") };
+        for (state, at, stopping, expected) in [
+            (state("a:r"), 1000, false, ("refresh", None)),
+            (state("a:r"), 1001, false, ("", Some(1001))),
+            (busy, 1000, false, ("", None)),
+            (State::default(), 1000, false, ("setup", None)),
+            // What had been mounted is given back, and must not come again.
+            (state("a:0"), 1000, false, ("release", None)),
+            (State { released: true, ..state("a:0") }, 1000, false, ("", None)),
+            (state("a:r"), 1000, true, ("kill a", None)),
+        ] {
+            let refresh_at = Some(Timestamp::from_second(at).unwrap());
+            let stopping_since = stopping.then_some(now);
+            let input =
+                Input { pod: &pod, state: &state, crashes: &crashes, stopping, stopping_since, refresh_at, now };
+            let plan = plan(&input);
+            assert_eq!((shown(&plan).as_str(), plan.wake.map(Timestamp::as_second)), expected);
+        }
+    }
+
+    #[test]
     fn crash_loop_backs_off_with_upstreams_words() {
         let pod = pod("Always", &[], &["a"]);
         let state = state("a:1");
@@ -408,8 +443,8 @@ mod tests {
         let mut crashes = Backoff::default();
         let at = |crashes: &Backoff<String>, seconds: i64| {
             let now = ended.checked_add(SignedDuration::from_secs(seconds)).unwrap();
-            let input = Input { pod: &pod, state: &state, crashes, stopping: false, stopping_since: None, now };
-            plan(&input)
+            let (stopping_since, refresh_at) = (None, None);
+            plan(&Input { pod: &pod, state: &state, crashes, stopping: false, stopping_since, refresh_at, now })
         };
         assert_eq!(shown(&at(&crashes, 0)), "start a1", "the first restart is immediate");
         crashes.next("a".into(), ended);

@@ -14,6 +14,9 @@ use crate::labels;
 use crate::pod;
 use crate::volumes::VolumePaths;
 
+/// What a container exits with that was killed: 128 + SIGKILL.
+pub(crate) const SIGKILLED: i32 = 128 + 9;
+
 /// Whether a run of a container goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -67,7 +70,7 @@ impl Run {
             created_at: status.created_at,
             started_at: status.started_at,
             finished_at: status.finished_at,
-            exit_code: if status.state() == CriState::ContainerUnknown { 137 } else { status.exit_code },
+            exit_code: if status.state() == CriState::ContainerUnknown { SIGKILLED } else { status.exit_code },
             message: termination_message(&status, phase),
             reason: status.reason,
             image,
@@ -82,6 +85,13 @@ impl Run {
     /// Whether it has not ended.
     pub(crate) fn alive(&self) -> bool {
         self.phase != Phase::Exited
+    }
+
+    /// Notes that the kernel killed in it for want of memory: a run that ended by that says so.
+    pub(crate) fn killed_for_memory(&mut self) {
+        if self.exit_code == SIGKILLED {
+            self.reason = "OOMKilled".into();
+        }
     }
 
     /// When it ended; for one that never ran, when it was made.
@@ -222,7 +232,19 @@ pub(crate) struct Doom {
     pub(crate) grace: Option<i64>,
 }
 
-/// Why a container that should run does not.
+/// What is held back or counted beside containers: no container is called so, their names have no slash.
+pub(crate) mod step {
+    /// Set-up and sandbox: the pod itself.
+    pub(crate) const POD: &str = "";
+    pub(crate) const OBSERVE: &str = "/observe";
+    pub(crate) const SANDBOX: &str = "/sandbox";
+    pub(crate) const REFRESH: &str = "/refresh";
+    pub(crate) const RELEASE: &str = "/release";
+    pub(crate) const CLEANUP: &str = "/cleanup";
+    pub(crate) const REMOVE: &str = "/remove";
+}
+
+/// Why a container (or a [`step`]) that should go on does not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Waiting {
     pub(crate) reason: String,
@@ -260,6 +282,7 @@ pub(crate) struct State {
     /// Earlier sandboxes that still exist.
     pub(crate) old_sandboxes: Vec<String>,
     pub(crate) records: BTreeMap<String, Record>,
+    /// By container or [`step`].
     pub(crate) waiting: BTreeMap<String, Waiting>,
     pub(crate) health: BTreeMap<String, Health>,
     /// Host paths of the volumes, once they are ready.
@@ -278,6 +301,8 @@ pub(crate) struct State {
 pub(crate) enum Job {
     /// cgroup and volumes.
     Setup,
+    /// What volumes show, brought up to date.
+    Refresh,
     /// A new sandbox.
     Sandbox,
     /// Pull, create, start one container.

@@ -18,7 +18,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -39,11 +39,17 @@ struct Inner {
     targets: HashMap<String, String>,
     /// Containers that ignore their stop signal until they are killed.
     stubborn: bool,
+    /// The next sandbox dies as soon as it is made, and this is told.
+    stillborn: Option<mpsc::Sender<Message>>,
 }
 
 /// A runtime in memory.
 #[derive(Default)]
-struct Fake(Mutex<Inner>);
+struct Fake {
+    inner: Mutex<Inner>,
+    /// Changes after whatever was done with it.
+    made: watch::Sender<()>,
+}
 
 fn now() -> i64 {
     i64::try_from(Timestamp::now().as_nanosecond()).unwrap()
@@ -55,7 +61,9 @@ fn missing(call: &'static str, id: &str) -> CriError {
 
 impl Fake {
     fn with<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
-        work(&mut self.0.lock().unwrap())
+        let done = work(&mut self.inner.lock().unwrap());
+        self.made.send_replace(());
+        done
     }
 
     fn end(&self, id: &str, code: i32) {
@@ -68,7 +76,7 @@ impl Fake {
     }
 
     fn calls(&self) -> Vec<String> {
-        self.with(|inner| inner.calls.clone())
+        self.inner.lock().unwrap().calls.clone()
     }
 }
 
@@ -112,7 +120,13 @@ impl PodRuntime for Fake {
     }
 
     async fn pod_sandbox_status(&self, id: &str) -> Result<Option<PodSandboxStatus>, CriError> {
-        Ok(self.with(|inner| inner.sandboxes.get(id).cloned()))
+        let (status, dies) = self.with(|inner| (inner.sandboxes.get(id).cloned(), inner.stillborn.take()));
+        if let Some(inbox) = dies {
+            inbox.send(Message::Exited(id.to_owned())).await.unwrap();
+            // The worker has the message before it has this answer.
+            tokio::task::yield_now().await;
+        }
+        Ok(status)
     }
 
     async fn list_pod_sandboxes(&self, _: Option<PodSandboxFilter>) -> Result<Vec<PodSandbox>, CriError> {
@@ -311,6 +325,14 @@ impl Scene {
         }
     }
 
+    /// Waits for a call of the runtime.
+    async fn called(&self, call: &str) {
+        let mut made = self.runtime.made.subscribe();
+        let wait = made.wait_for(|_| self.runtime.calls().iter().any(|made| made == call));
+        let made = tokio::time::timeout(Duration::from_secs(20), wait).await;
+        assert!(made.is_ok(), "no {call} in {:?}", self.runtime.calls());
+    }
+
     async fn running(&mut self, id: &str) {
         let runs = |view: &View| {
             view.records.values().filter_map(|r| r.current.as_ref()).any(|r| r.id == id && r.phase == Phase::Running)
@@ -437,12 +459,7 @@ async fn a_pre_stop_hook_counts_against_the_grace_and_impatience_cuts_it() {
     // Only now: the hook sleeps, and nothing but a shorter grace can end it in time.
     scene.delete(0).await;
     scene.until("killed", |_| true).await;
-    let stopped = tokio::time::timeout(Duration::from_secs(20), async {
-        while !scene.runtime.calls().contains(&"stop a-0 0".to_owned()) {
-            tokio::task::yield_now().await;
-        }
-    });
-    stopped.await.expect("the shorter grace is applied at once");
+    scene.called("stop a-0 0").await;
 }
 
 #[tokio::test]
@@ -452,13 +469,57 @@ async fn a_finished_pod_gives_back_its_sandbox_and_keeps_its_containers() {
     scene.running("a-0").await;
     scene.ends("a-0", 1).await;
     scene.until("phase Failed", phase_is("Failed")).await;
-    let released = tokio::time::timeout(Duration::from_secs(20), async {
-        while !scene.runtime.calls().contains(&"stop sandbox1".to_owned()) {
-            tokio::task::yield_now().await;
-        }
-    });
-    released.await.expect("the sandbox is stopped");
+    scene.called("stop sandbox1").await;
     assert!(!scene.runtime.calls().iter().any(|call| call.starts_with("remove")));
+}
+
+#[tokio::test]
+async fn a_container_called_like_a_step_of_the_worker_holds_none() {
+    let names = ["release", "cleanup", "remove"];
+    let mut scene = Scene::start(PodSpec { containers: names.map(container).into(), ..PodSpec::default() });
+    for run in ["0", "1"] {
+        for name in names {
+            let id = format!("{name}-{run}");
+            scene.running(&id).await;
+            scene.ends(&id, 1).await;
+        }
+    }
+    scene.until("back-off", |view| names.iter().all(|name| view.waiting.contains_key(*name))).await;
+    let began = std::time::Instant::now();
+    scene.delete(30).await;
+    scene.removed().await;
+    assert!(began.elapsed() < Duration::from_secs(5), "a back-off of 10 s was waited for");
+}
+
+#[tokio::test]
+async fn the_kernels_word_of_lacking_memory_counts_before_and_after_the_end() {
+    for before in [true, false] {
+        let spec =
+            PodSpec { restart_policy: Some("Never".into()), containers: vec![container("a")], ..PodSpec::default() };
+        let mut scene = Scene::start(spec);
+        scene.running("a-0").await;
+        if before {
+            scene.tell(Message::Oom("a-0".into())).await;
+            scene.ends("a-0", 137).await;
+        } else {
+            scene.ends("a-0", 137).await;
+            scene.until("phase Failed", phase_is("Failed")).await;
+            scene.tell(Message::Oom("a-0".into())).await;
+        }
+        let reason = |view: &View| {
+            let run = view.records["a"].current.as_ref();
+            run.is_some_and(|run| run.reason == "OOMKilled")
+        };
+        scene.until("OOMKilled", reason).await;
+    }
+}
+
+#[tokio::test]
+async fn a_sandbox_that_dies_before_it_is_known_is_replaced() {
+    let mut scene = Scene::start(PodSpec { containers: vec![container("a")], ..PodSpec::default() });
+    scene.runtime.with(|inner| inner.stillborn = Some(scene.handle.inbox.clone()));
+    scene.called("run sandbox2").await;
+    scene.running("a-0").await;
 }
 
 #[tokio::test]
@@ -515,12 +576,7 @@ async fn a_dead_sandbox_is_replaced() {
     assert!(!calls.contains(&"remove sandbox1".to_owned()), "{calls:?}");
     scene.ends("a-1", 0).await;
     scene.running("a-2").await;
-    let removed = tokio::time::timeout(Duration::from_secs(20), async {
-        while !scene.runtime.calls().contains(&"remove sandbox1".to_owned()) {
-            tokio::task::yield_now().await;
-        }
-    });
-    removed.await.expect("the dead sandbox is removed");
+    scene.called("remove sandbox1").await;
     assert!(scene.runtime.calls().contains(&"remove a-0".to_owned()));
 }
 
