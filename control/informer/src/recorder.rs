@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::rest::{self, Path, Rest};
 use crate::source::error_chain;
 
 const QUEUE: usize = 1000;
@@ -28,6 +29,8 @@ const SIMILAR_WINDOW: Duration = Duration::from_secs(600);
 const BURST: f64 = 25.0;
 const EARN: Duration = Duration::from_secs(300);
 const TRIES: u32 = 3;
+/// Of an object of the API.
+const LONGEST_NAME: usize = 253;
 /// How long queued Events may still be written at shutdown.
 const DRAIN: Duration = Duration::from_secs(1);
 
@@ -75,7 +78,7 @@ struct Note {
 }
 
 struct Writer {
-    client: kube::Client,
+    rest: Rest,
     correlator: Correlator,
     source: Source,
 }
@@ -180,7 +183,7 @@ impl Recorder {
     ) -> Self {
         let (queue, notes) = mpsc::channel(QUEUE);
         let source = Source { component: component.into(), host: host.into() };
-        let writer = Writer { client, source, correlator: Correlator::new() };
+        let writer = Writer { rest: Rest::new(client), source, correlator: Correlator::new() };
         supervise::spawn("event recorder", tasks, &shutdown.clone(), (writer, notes), move |(writer, notes)| {
             Box::pin(writer.run(notes, shutdown.clone()))
         });
@@ -261,7 +264,7 @@ impl Writer {
             self.correlator.forget(&decision);
             match &error {
                 // Expired meanwhile: write it anew.
-                kube::Error::Api(status) if status.code == 404 && matches!(decision, Decision::Repeat(..)) => continue,
+                _ if rest::is_not_found(&error) && matches!(decision, Decision::Repeat(..)) => continue,
                 // Refused (namespace being deleted, not allowed, invalid): trying again changes nothing.
                 kube::Error::Api(status) if status.code < 500 && status.code != 429 => {
                     tracing::debug!(reason = note.reason, error = error_chain(&error), "event refused");
@@ -276,15 +279,12 @@ impl Writer {
     }
 
     async fn create(&self, note: &Note, written: &Written, now: Timestamp) -> Result<(), kube::Error> {
-        let body = self.source.event(note, written, now);
-        let request = http::Request::post(path(&note.object, None));
-        send(&self.client, request, "application/json", &body).await
+        self.rest.create(&events(&note.object), &self.source.event(note, written, now)).await.map(drop)
     }
 
     async fn repeat(&self, note: &Note, written: &Written, now: Timestamp) -> Result<(), kube::Error> {
         let body = json!({ "count": written.count, "lastTimestamp": seconds(now), "message": note.message });
-        let request = http::Request::patch(path(&note.object, Some(&written.name)));
-        send(&self.client, request, "application/merge-patch+json", &body).await
+        self.rest.merge(&events(&note.object).child(&written.name), &body).await.map(drop)
     }
 }
 
@@ -333,8 +333,7 @@ impl Correlator {
             let written = written.clone();
             return Decision::Repeat(note, written);
         }
-        let name = format!("{}.{:x}", note.object.name, now.as_nanosecond());
-        let written = Written { name, first: now, count: 1 };
+        let written = Written { name: event_name(&note.object.name, now), first: now, count: 1 };
         self.known.insert(key, written.clone());
         Decision::Create(note, written)
     }
@@ -424,25 +423,19 @@ fn namespace(object: &ObjectRef) -> &str {
     if object.namespace.is_empty() { "default" } else { &object.namespace }
 }
 
-fn path(object: &ObjectRef, name: Option<&str>) -> String {
-    let collection = format!("/api/v1/namespaces/{}/events", namespace(object));
-    match name {
-        Some(name) => format!("{collection}/{name}"),
-        None => collection,
-    }
+fn events(object: &ObjectRef) -> Path {
+    Path::collection("", "v1", "events", namespace(object))
 }
 
-async fn send(
-    client: &kube::Client,
-    request: http::request::Builder,
-    content_type: &str,
-    body: &Value,
-) -> Result<(), kube::Error> {
-    let request = request
-        .header(http::header::CONTENT_TYPE, content_type)
-        .body(body.to_string().into_bytes())
-        .map_err(kube::Error::HttpError)?;
-    client.request_text(request).await.map(drop)
+/// The object's name with the time in hexadecimal, where that is a name that an Event may have.
+fn event_name(object: &str, now: Timestamp) -> String {
+    let name = format!("{object}.{:x}", now.as_nanosecond());
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
+    if name.len() <= LONGEST_NAME && name.chars().all(allowed) {
+        name
+    } else {
+        format!("event.{:x}", now.as_nanosecond())
+    }
 }
 
 #[cfg(test)]
@@ -501,6 +494,17 @@ mod tests {
         assert_eq!(show(&correlator.decide(note("a", "m"), at(299), true)), "throttle");
         assert_eq!(show(&correlator.decide(note("a", "m"), at(301), true)), "repeat m 26");
         assert_eq!(show(&correlator.decide(note("b", "m"), at(0), true)), "create m");
+    }
+
+    #[test]
+    fn every_event_has_a_name_that_the_api_takes() {
+        for (object, expected) in [
+            ("web-1.x".to_owned(), "web-1.x.38d7ea4c68000"),
+            ("system:node".to_owned(), "event.38d7ea4c68000"),
+            ("a".repeat(LONGEST_NAME), "event.38d7ea4c68000"),
+        ] {
+            assert_eq!(event_name(&object, at(0)), expected);
+        }
     }
 
     #[test]

@@ -7,8 +7,9 @@ use async_trait::async_trait;
 use informer::Informer;
 use informer::kinds::Service;
 use informer::recorder::{EventType, ObjectRef, Recorder};
+use informer::rest::{self, DeleteOptions, Path, Rest};
 use k8s_openapi::api::core::v1::Pod;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -92,45 +93,34 @@ impl Registry {
 
 /// The API server behind a client.
 pub(crate) struct ClientApi {
-    pub(crate) client: kube::Client,
+    pub(crate) rest: Rest,
 }
 
 fn failure(error: kube::Error) -> ApiFailure {
     match error {
         // A uid that does not match answers 409: the pod we mean is gone.
         kube::Error::Api(status) if status.code == 404 => ApiFailure::Gone,
-        kube::Error::Api(status) if status.code == 409 && status.message.contains("uid") => ApiFailure::Gone,
-        kube::Error::Api(status) if status.code == 409 && status.message.contains("UID") => ApiFailure::Gone,
-        error => ApiFailure::Other(error.to_string()),
+        kube::Error::Api(status) if status.code == 409 && status.message.to_lowercase().contains("uid") => {
+            ApiFailure::Gone
+        }
+        error => ApiFailure::Other(rest::message(&error)),
     }
 }
 
-fn path(id: &PodId, sub: &str) -> String {
-    format!("/api/v1/namespaces/{}/pods/{}{sub}", id.namespace, id.name)
+fn path(id: &PodId) -> Path {
+    Path::object("", "v1", "pods", &id.namespace, &id.name)
 }
 
 #[async_trait]
 impl PodApi for ClientApi {
     async fn patch_status(&self, id: &PodId, patch: Value) -> Result<Pod, ApiFailure> {
-        let request = http::Request::patch(path(id, "/status"))
-            .header(http::header::CONTENT_TYPE, "application/strategic-merge-patch+json")
-            .body(patch.to_string().into_bytes())
-            .map_err(|error| ApiFailure::Other(error.to_string()))?;
-        self.client.request(request).await.map_err(failure)
+        let pod = self.rest.strategic_merge(&path(id).child("status"), &patch).await.map_err(failure)?;
+        serde_json::from_value(pod).map_err(|error| ApiFailure::Other(error.to_string()))
     }
 
     async fn delete(&self, id: &PodId) -> Result<(), ApiFailure> {
-        let options = json!({
-            "apiVersion": "v1",
-            "kind": "DeleteOptions",
-            "gracePeriodSeconds": 0,
-            "preconditions": {"uid": id.uid},
-        });
-        let request = http::Request::delete(path(id, ""))
-            .header(http::header::CONTENT_TYPE, "application/json")
-            .body(options.to_string().into_bytes())
-            .map_err(|error| ApiFailure::Other(error.to_string()))?;
-        self.client.request::<Value>(request).await.map(drop).map_err(failure)
+        let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::of_uid(id.uid.as_str()) };
+        self.rest.delete(&path(id), &options).await.map(drop).map_err(failure)
     }
 }
 

@@ -39,6 +39,7 @@ use std::sync::Arc;
 use cri::events::RuntimeEvent;
 use informer::Informer;
 use informer::recorder::Recorder;
+use informer::rest::Rest;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -122,7 +123,7 @@ impl Kubelet {
         let keeper = NodeKeeper {
             config: Arc::clone(&config),
             context: Arc::clone(&context),
-            client,
+            rest: Rest::new(client),
             runtime,
             images: Arc::clone(&pods.images),
         };
@@ -176,7 +177,7 @@ fn context(
     let recorder = Recorder::new(client.clone(), "kubelet", config.node_name.clone(), tasks, shutdown.clone());
     Ok(Context {
         runtime: Arc::new(runtime.clone()),
-        api: Arc::new(ClientApi { client: client.clone() }),
+        api: Arc::new(ClientApi { rest: Rest::new(client.clone()) }),
         events: Arc::new(recorder),
         client: Some(client.clone()),
         objects: Some(Arc::new(Objects::new(client.clone(), tasks.clone(), shutdown.clone()))),

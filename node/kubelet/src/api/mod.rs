@@ -169,8 +169,8 @@ impl Api {
         shutdown: CancellationToken,
     ) -> Result<Api, ApiError> {
         let node_name = config.node_name.clone();
-        let state = routes::State { node_name, auth, pods, runtime, tasks: tasks.clone(), shutdown: shutdown.clone() };
-        let address = server::start(&config, state, tasks, shutdown).await?;
+        let state = routes::State { node_name, auth, pods, runtime, tasks, shutdown };
+        let address = server::start(&config, state).await?;
         Ok(Api { address })
     }
 

@@ -10,8 +10,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::routes::{self, State};
 use super::{ApiConfig, ApiError, User, tls};
@@ -22,42 +20,35 @@ const SLOW_CLIENT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Listens; serves until `shutdown`.
-pub(super) async fn start(
-    config: &ApiConfig,
-    state: State,
-    tasks: TaskTracker,
-    shutdown: CancellationToken,
-) -> Result<SocketAddr, ApiError> {
+pub(super) async fn start(config: &ApiConfig, state: State) -> Result<SocketAddr, ApiError> {
     let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(config)?));
     let failed = |source| ApiError::Listen { address: config.listen, source };
     let listener = TcpListener::bind(config.listen).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    let state = Arc::new(state);
-    let connections = tasks.clone();
-    tasks.spawn(async move {
-        loop {
-            let accepted = tokio::select! {
-                () = shutdown.cancelled() => return,
-                accepted = listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, _)) => {
-                    let (acceptor, state, shutdown) = (acceptor.clone(), state.clone(), shutdown.clone());
-                    connections.spawn(async move {
-                        tokio::select! {
-                            () = shutdown.cancelled() => {}
-                            () = serve(stream, acceptor, state) => {}
-                        }
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "the kubelet's API cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
+    let (tasks, shutdown) = (state.tasks.clone(), state.shutdown.clone());
+    let accepting = (listener, acceptor, Arc::new(state));
+    supervise::spawn("kubelet API", &tasks, &shutdown, accepting, |(listener, acceptor, state)| {
+        Box::pin(accept(listener, acceptor, state))
     });
     Ok(address)
+}
+
+async fn accept(listener: &TcpListener, acceptor: &TlsAcceptor, state: &Arc<State>) {
+    while let Some(accepted) = state.shutdown.run_until_cancelled(listener.accept()).await {
+        match accepted {
+            Ok((stream, _)) => {
+                let (acceptor, served) = (acceptor.clone(), Arc::clone(state));
+                state.tasks.spawn(async move {
+                    let shutdown = served.shutdown.clone();
+                    shutdown.run_until_cancelled(serve(stream, acceptor, served)).await;
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the kubelet's API cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
 }
 
 async fn serve(stream: TcpStream, acceptor: TlsAcceptor, state: Arc<State>) {

@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use cri::CriError;
 use cri::v1::StatusResponse;
+use informer::rest::{self, Path, Rest};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
+use supervise::Backoff;
 use tokio::sync::Notify;
 
 use crate::config::KubeletConfig;
@@ -23,8 +25,7 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 const HEARTBEAT: Duration = Duration::from_secs(300);
 /// While the runtime is not ready, which mostly means that containerd has not loaded the CNI configuration yet and
 /// tells nobody when it has: asked again after this, then less and less often.
-const UNREADY_FIRST: Duration = Duration::from_millis(5);
-const UNREADY_LAST: Duration = Duration::from_secs(1);
+const UNREADY: Backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
 /// A runtime that is being restarted is away for a moment, which makes nothing of the node's pods worse.
 const UNREADY_PATIENCE: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_millis(500);
@@ -35,7 +36,7 @@ const MAX_NAMES: usize = 5;
 pub(crate) struct NodeKeeper {
     pub(crate) config: Arc<KubeletConfig>,
     pub(crate) context: Arc<Context>,
-    pub(crate) client: kube::Client,
+    pub(crate) rest: Rest,
     pub(crate) runtime: cri::Runtime,
     pub(crate) images: Arc<Notify>,
 }
@@ -51,32 +52,19 @@ impl NodeKeeper {
     }
 
     async fn work(&self) {
-        let uid = loop {
-            match self.register().await {
-                Ok(uid) => break uid,
-                Err(error) => tracing::warn!(error, "cannot register the node, trying again"),
-            }
+        while let Err(error) = self.register().await {
+            tracing::warn!(error = rest::message(&error), "cannot register the node, trying again");
             tokio::time::sleep(RETRY).await;
-        };
-        tokio::join!(self.leases(&uid), self.statuses());
+        }
+        tokio::join!(self.leases(), self.statuses());
     }
 
-    fn path(&self) -> String {
-        format!("/api/v1/nodes/{}", self.config.node_name)
+    fn path(&self) -> Path {
+        node_path(&self.config.node_name)
     }
 
-    async fn call(&self, method: &str, path: &str, kind: &str, body: &Value) -> Result<Value, kube::Error> {
-        let request = http::Request::builder()
-            .method(method)
-            .uri(path)
-            .header(http::header::CONTENT_TYPE, kind)
-            .body(body.to_string().into_bytes())
-            .map_err(kube::Error::HttpError)?;
-        self.client.request(request).await
-    }
-
-    /// Creates the Node, or adopts the one there is; answers its uid.
-    async fn register(&self) -> Result<String, String> {
+    /// Creates the Node, or adopts the one there is.
+    async fn register(&self) -> rest::Result<()> {
         let mut labels: Map<String, Value> =
             self.config.node_labels.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
         for (key, value) in [
@@ -97,53 +85,28 @@ impl NodeKeeper {
             "spec": {"taints": self.config.node_taints},
             "status": status,
         });
-        let uid = |node: &Value| node["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
-        match self.call("POST", "/api/v1/nodes", "application/json", &node).await {
-            Ok(node) => return Ok(uid(&node)),
-            Err(kube::Error::Api(status)) if status.code == 409 => {}
-            Err(error) => return Err(error.to_string()),
+        match self.rest.create(&Path::collection("", "v1", "nodes", ""), &node).await {
+            // Labels may have changed since; taints are others' by now.
+            Err(error) if rest::is_already_exists(&error) => {
+                self.rest.merge(&self.path(), &json!({"metadata": {"labels": labels}})).await.map(drop)
+            }
+            made => made.map(drop),
         }
-        // Labels may have changed since; taints are others' by now.
-        let patch = json!({"metadata": {"labels": labels}});
-        let kind = "application/strategic-merge-patch+json";
-        let node = self.call("PATCH", &self.path(), kind, &patch).await.map_err(|error| error.to_string())?;
-        Ok(uid(&node))
     }
 
     // --- lease ---
 
-    async fn leases(&self, uid: &str) {
+    async fn leases(&self) {
         loop {
-            let wait = match self.renew(uid).await {
+            let wait = match renew(&self.rest, &self.config.node_name).await {
                 Ok(()) => LEASE_INTERVAL,
                 Err(error) => {
-                    tracing::warn!(error, "cannot renew the node's lease");
+                    tracing::warn!(error = rest::message(&error), "cannot renew the node's lease");
                     RETRY
                 }
             };
             tokio::time::sleep(wait).await;
         }
-    }
-
-    async fn renew(&self, uid: &str) -> Result<(), String> {
-        let collection = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
-        let name = &self.config.node_name;
-        let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
-        let patch = json!({"spec": {"renewTime": now}});
-        let path = format!("{collection}/{name}");
-        match self.call("PATCH", &path, "application/merge-patch+json", &patch).await {
-            Ok(_) => return Ok(()),
-            Err(kube::Error::Api(status)) if status.code == 404 => {}
-            Err(error) => return Err(error.to_string()),
-        }
-        let lease = json!({
-            "apiVersion": "coordination.k8s.io/v1",
-            "kind": "Lease",
-            "metadata": {"name": name, "namespace": "kube-node-lease", "ownerReferences": [
-                {"apiVersion": "v1", "kind": "Node", "name": name, "uid": uid}]},
-            "spec": {"holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now},
-        });
-        self.call("POST", collection, "application/json", &lease).await.map(drop).map_err(|error| error.to_string())
     }
 
     // --- status ---
@@ -170,19 +133,18 @@ impl NodeKeeper {
             let mut wait = STATUS_INTERVAL;
             let shown = without_heartbeats(&status);
             if shown != sent || sent_at.elapsed() >= HEARTBEAT {
-                let path = format!("{}/status", self.path());
-                let kind = "application/strategic-merge-patch+json";
-                match self.call("PATCH", &path, kind, &json!({"status": status})).await {
+                let patch = json!({"status": status});
+                match self.rest.strategic_merge(&self.path().child("status"), &patch).await {
                     Ok(_) => (sent, sent_at) = (shown, std::time::Instant::now()),
-                    Err(kube::Error::Api(answer)) if answer.code == 404 => {
+                    Err(error) if rest::is_not_found(&error) => {
                         // Someone deleted the Node; a running kubelet is one all the same.
                         if let Err(error) = self.register().await {
-                            tracing::warn!(error, "cannot register the node again");
+                            tracing::warn!(error = rest::message(&error), "cannot register the node again");
                         }
                         wait = RETRY;
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "cannot write the node's status");
+                        tracing::warn!(error = rest::message(&error), "cannot write the node's status");
                         wait = RETRY;
                     }
                 }
@@ -196,10 +158,9 @@ impl NodeKeeper {
     }
 
     async fn becomes_ready(&self) {
-        let mut wait = UNREADY_FIRST;
+        let mut retry = UNREADY;
         while self.not_ready().await.is_some() {
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(UNREADY_LAST);
+            tokio::time::sleep(retry.step()).await;
         }
     }
 
@@ -243,6 +204,30 @@ impl NodeKeeper {
         let shown = images.iter().map(|image| json!({"names": names(image), "sizeBytes": image.size}));
         shown.filter(|image| image["names"].as_array().is_some_and(|names| !names.is_empty())).collect()
     }
+}
+
+/// Renews the node's lease, or makes it.
+async fn renew(rest: &Rest, name: &str) -> rest::Result<()> {
+    let leases = Path::collection("coordination.k8s.io", "v1", "leases", "kube-node-lease");
+    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
+    let patch = json!({"spec": {"renewTime": now}});
+    if rest::absent_is_none(rest.merge(&leases.clone().child(name), &patch).await)?.is_some() {
+        return Ok(());
+    }
+    // Of the Node as it is now: one that was registered again has another uid, and its lease would be collected.
+    let node = rest.get(&node_path(name)).await?;
+    let lease = json!({
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": name, "namespace": "kube-node-lease", "ownerReferences": [
+            {"apiVersion": "v1", "kind": "Node", "name": name, "uid": node["metadata"]["uid"]}]},
+        "spec": {"holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now},
+    });
+    rest.create(&leases, &lease).await.map(drop)
+}
+
+fn node_path(name: &str) -> Path {
+    Path::object("", "v1", "nodes", "", name)
 }
 
 fn problems(told: Result<StatusResponse, CriError>) -> Option<String> {
@@ -317,7 +302,45 @@ fn conditions(machine: &Machine, not_ready: Option<&str>, known: &[Value]) -> Va
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use http_body_util::{BodyExt, Full};
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_lost_lease_is_made_anew_for_the_node_as_it_is() {
+        let made = Arc::new(Mutex::new(Value::Null));
+        let answer = |code: u16, body: &Value| {
+            let body = Full::new(bytes::Bytes::from(body.to_string()));
+            Ok::<_, std::convert::Infallible>(http::Response::builder().status(code).body(body).unwrap())
+        };
+        let kept = Arc::clone(&made);
+        let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            let kept = Arc::clone(&kept);
+            async move {
+                let (head, body) = request.into_parts();
+                let body = body.collect().await.unwrap().to_bytes();
+                match (head.method.as_str(), head.uri.path()) {
+                    ("PATCH", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n") => {
+                        let missing =
+                            json!({"kind": "Status", "code": 404, "reason": "NotFound", "message": "no lease"});
+                        answer(404, &missing)
+                    }
+                    ("GET", "/api/v1/nodes/n") => answer(200, &json!({"metadata": {"uid": "second"}})),
+                    ("POST", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases") => {
+                        *kept.lock().unwrap() = serde_json::from_slice(&body).unwrap();
+                        answer(201, &json!({}))
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        });
+        renew(&Rest::new(kube::Client::new(service, "default")), "n").await.unwrap();
+        let made = made.lock().unwrap();
+        assert_eq!(made["metadata"]["ownerReferences"][0]["uid"], "second");
+        assert_eq!(made["spec"]["holderIdentity"], "n");
+    }
 
     #[test]
     fn transition_times_stay_while_the_verdict_does() {

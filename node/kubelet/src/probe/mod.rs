@@ -219,17 +219,16 @@ pub(crate) struct Task {
 
 impl Task {
     /// Starts probing until cancelled.
-    pub(crate) fn spawn(self, context: &Arc<Context>, verdicts: mpsc::Sender<Message>, cancel: CancellationToken) {
-        let context = Arc::clone(context);
-        context.tasks.clone().spawn(async move {
-            tokio::select! {
-                () = cancel.cancelled() => {}
-                () = self.run(&context, verdicts) => {}
-            }
+    pub(crate) fn spawn(self, context: &Arc<Context>, verdicts: mpsc::Sender<Message>, cancel: &CancellationToken) {
+        let state = (self, Arc::clone(context), verdicts, cancel.clone());
+        supervise::spawn("probe", &context.tasks, cancel, state, |(task, context, verdicts, cancel)| {
+            Box::pin(async {
+                cancel.run_until_cancelled(task.run(context, verdicts)).await;
+            })
         });
     }
 
-    async fn run(self, context: &Context, verdicts: mpsc::Sender<Message>) {
+    async fn run(&self, context: &Context, verdicts: &mpsc::Sender<Message>) {
         let Some(probe) = self.kind.of(&self.container).cloned() else { return };
         let positive = |value: Option<i32>, default: i32| value.filter(|v| *v > 0).unwrap_or(default) as u64;
         let period = Duration::from_secs(positive(probe.period_seconds, 10));
@@ -264,9 +263,7 @@ impl Task {
             }
         }
     }
-}
 
-impl Task {
     fn tell(&self, context: &Context, outcome: &Outcome) {
         let kind = self.kind.as_str();
         let (reason, text) = match outcome {

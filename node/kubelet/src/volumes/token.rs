@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use informer::rest::{self, Path, Rest};
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::pod::PodId;
 
@@ -87,12 +88,8 @@ async fn request(
             "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": pod.name, "uid": pod.uid},
         },
     });
-    let path = format!("/api/v1/namespaces/{}/serviceaccounts/{account}/token", pod.namespace);
-    let request = http::Request::post(path)
-        .header(http::header::CONTENT_TYPE, "application/json")
-        .body(body.to_string().into_bytes())
-        .map_err(|error| error.to_string())?;
-    let answer: Value = client.request(request).await.map_err(|error| error.to_string())?;
+    let path = Path::object("", "v1", "serviceaccounts", &pod.namespace, account).child("token");
+    let answer = Rest::new(client.clone()).create(&path, &body).await.map_err(|error| rest::message(&error))?;
     let token = answer["status"]["token"].as_str().ok_or("the answer holds no token")?;
     let expires = answer["status"]["expirationTimestamp"].as_str().and_then(|text| text.parse().ok());
     Ok((token.to_owned(), expires.ok_or("the answer holds no expiry")?))
