@@ -8,13 +8,13 @@
 use std::time::Duration;
 
 use prost::Message;
+use supervise::Backoff;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-use crate::backoff::Backoff;
 use crate::endpoint::{self, EndpointError};
 use crate::generated::containerd::events as wire;
 use crate::generated::containerd::services::events::v1::events_client::EventsClient;

@@ -12,7 +12,6 @@ pub mod v1;
 #[path = "generated/containerd/mod.rs"]
 mod generated;
 
-mod backoff;
 pub mod containerd;
 mod endpoint;
 pub mod events;

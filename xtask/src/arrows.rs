@@ -4,6 +4,7 @@ use crate::sh;
 use anyhow::{Context, bail};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 /// What each of our crates may depend on of ours. A crate that is not here, or an arrow that is not, fails the check.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -33,6 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "proxy",
             "scheduler",
             "store",
+            "supervise",
         ],
     ),
     ("cluster-tests", &[]),
@@ -57,20 +59,26 @@ const TWICE: &[(&str, &str)] = &[
     ("synstructure", "follows syn"),
 ];
 
+/// Dependencies that a crate may name without using them, with the reason.
+const UNUSED: &[(&str, &str)] = &[("k8s-openapi", "kube builds only where somebody chooses a version")];
+
 /// Checks all of it; each violation is one line.
 pub(crate) fn check() -> anyhow::Result<Vec<String>> {
     let metadata = sh::metadata()?;
-    let mut problems = own_arrows(&metadata)?;
-    problems.extend(banned(&metadata)?);
-    problems.extend(versions(&metadata)?);
-    Ok(problems)
-}
-
-fn own_arrows(metadata: &Value) -> anyhow::Result<Vec<String>> {
     let members: BTreeSet<&str> = strings(&metadata["workspace_members"]).collect();
     let packages = metadata["packages"].as_array().context("cargo metadata has no packages")?;
     let own: Vec<&Value> =
         packages.iter().filter(|p| p["id"].as_str().is_some_and(|id| members.contains(id))).collect();
+    let mut problems = own_arrows(&own);
+    for package in own {
+        problems.extend(unused(package)?);
+    }
+    problems.extend(banned(&metadata)?);
+    problems.extend(versions()?);
+    Ok(problems)
+}
+
+fn own_arrows(own: &[&Value]) -> Vec<String> {
     let names: BTreeSet<&str> = own.iter().filter_map(|p| p["name"].as_str()).collect();
     let mut problems = Vec::new();
     for package in own {
@@ -79,7 +87,7 @@ fn own_arrows(metadata: &Value) -> anyhow::Result<Vec<String>> {
             problems.push(format!("crate {name} is not in the table of arrows (xtask/src/arrows.rs)"));
             continue;
         };
-        let dependencies = package["dependencies"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let dependencies = dependencies(package);
         // A test may reach further than the code that it tests.
         let normal = dependencies.iter().filter(|d| d["kind"].as_str() != Some("dev"));
         for target in normal.filter_map(|d| d["name"].as_str()).filter(|target| names.contains(target)) {
@@ -88,7 +96,35 @@ fn own_arrows(metadata: &Value) -> anyhow::Result<Vec<String>> {
             }
         }
     }
-    Ok(problems)
+    problems
+}
+
+fn dependencies(package: &Value) -> &[Value] {
+    package["dependencies"].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// Dependencies that no source of the crate mentions.
+fn unused(package: &Value) -> anyhow::Result<Vec<String>> {
+    let manifest = Path::new(package["manifest_path"].as_str().context("a package has no manifest")?);
+    let mut code = String::new();
+    read_sources(manifest.parent().context("a manifest has no directory")?, &mut code)?;
+    let words: BTreeSet<&str> = code.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+    let names = dependencies(package).iter().filter_map(|d| d["rename"].as_str().or(d["name"].as_str()));
+    let excused = |name: &str| UNUSED.iter().any(|(known, _)| *known == name);
+    let idle = names.filter(|name| !words.contains(name.replace('-', "_").as_str()) && !excused(name));
+    Ok(idle.map(|name| format!("{} does not use its dependency {name}", package["name"])).collect())
+}
+
+fn read_sources(directory: &Path, into: &mut String) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(directory).with_context(|| directory.display().to_string())? {
+        let path = entry?.path();
+        if path.is_dir() && !path.ends_with("target") {
+            read_sources(&path, into)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            into.push_str(&std::fs::read_to_string(&path).with_context(|| path.display().to_string())?);
+        }
+    }
+    Ok(())
 }
 
 fn banned(metadata: &Value) -> anyhow::Result<Vec<String>> {
@@ -108,7 +144,7 @@ fn banned(metadata: &Value) -> anyhow::Result<Vec<String>> {
     Ok(problems)
 }
 
-fn versions(_metadata: &Value) -> anyhow::Result<Vec<String>> {
+fn versions() -> anyhow::Result<Vec<String>> {
     let tree =
         sh::output(&mut sh::cargo(&["tree", "--workspace", "--locked", "--edges", "normal", "--prefix", "none"]))?;
     let mut found: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures::{AsyncBufRead, AsyncBufReadExt};
 use rand::RngExt;
 use serde::de::DeserializeOwned;
+use supervise::Backoff;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,8 +22,9 @@ use crate::rest::Path;
 const MAX_FRAME: usize = 32 << 20;
 /// Servers end watches after about this long, so that dead connections are noticed.
 const WATCH_TIMEOUT: Duration = Duration::from_secs(280);
-const BACKOFF_MIN: Duration = Duration::from_millis(50);
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// A watch that lasts so long is lost: its connection is dead, and the server's word of its end never came.
+const LOST_AFTER: Duration = WATCH_TIMEOUT.saturating_add(Duration::from_secs(40));
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(30));
 /// A watch that lived this long was healthy: its end is no reason to hesitate.
 const HEALTHY: Duration = Duration::from_secs(5);
 const LIST_PAGE: usize = 500;
@@ -128,36 +130,38 @@ pub fn start<T: Revisioned>(
         &shutdown.clone(),
         (client, target, sink, shutdown),
         |(client, target, sink, shutdown)| {
-            let source = Source {
-                client: client.clone(),
-                target: target.clone(),
-                watch_list: true,
-                revision: None,
-                replacing: false,
-            };
-            Box::pin(run(source, sink, shutdown))
+            let source = Source::new(client.clone(), target.clone());
+            Box::pin(run(source, sink, LOST_AFTER, shutdown))
         },
     );
 }
 
-async fn run<T: Revisioned>(mut source: Source, sink: &mut impl Sink<T>, shutdown: &CancellationToken) {
-    let mut backoff = Backoff::default();
+async fn run<T: Revisioned>(
+    mut source: Source,
+    sink: &mut impl Sink<T>,
+    lost_after: Duration,
+    shutdown: &CancellationToken,
+) {
+    let (mut backoff, mut failures) = (BACKOFF, 0);
     loop {
         let started = Instant::now();
         let ended = tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
             ended = source.connect(sink) => ended,
+            () = tokio::time::sleep(lost_after) => Ok(()),
         };
         if started.elapsed() >= HEALTHY {
-            backoff = Backoff::default();
+            backoff.reset();
+            failures = 0;
         }
         if let Err(error) = ended {
             source.learn(&error);
+            failures += 1;
             let chain = error_chain(&error);
             if error.is_expired() {
                 tracing::info!(resource = source.target.path, "revision compacted, reading the state again");
-            } else if backoff.tries < 3 {
+            } else if failures <= 3 {
                 tracing::debug!(resource = source.target.path, error = chain, "watch failed, trying again");
             } else {
                 tracing::warn!(resource = source.target.path, error = chain, "watch keeps failing, trying again");
@@ -165,7 +169,8 @@ async fn run<T: Revisioned>(mut source: Source, sink: &mut impl Sink<T>, shutdow
         }
         // Also after a clean end: a server that ends every watch at once must not be hammered.
         if started.elapsed() < HEALTHY {
-            let delay = backoff.next();
+            // Up to half as long again, so that many clients do not come back at once.
+            let delay = backoff.step().mul_f64(1.0 + rand::rng().random_range(0.0..0.5));
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(delay) => {}
@@ -183,11 +188,6 @@ struct Source {
     revision: Option<String>,
     /// A full state is arriving.
     replacing: bool,
-}
-
-#[derive(Default)]
-struct Backoff {
-    tries: u32,
 }
 
 /// The connection's lines, one buffer for all.
@@ -241,6 +241,10 @@ impl SourceError {
 // === impl Source ===
 
 impl Source {
+    fn new(client: kube::Client, target: Target) -> Source {
+        Source { client, target, watch_list: true, revision: None, replacing: false }
+    }
+
     /// One connection, from request to end.
     async fn connect<T: Revisioned>(&mut self, sink: &mut impl Sink<T>) -> Result<(), SourceError> {
         if self.revision.is_none() && !self.watch_list {
@@ -375,17 +379,6 @@ impl Source {
     }
 }
 
-// === impl Backoff ===
-
-impl Backoff {
-    /// Doubles from 50 ms to 30 s, plus up to half of it so that many clients do not come back at once.
-    fn next(&mut self) -> Duration {
-        let delay = BACKOFF_MIN.saturating_mul(1 << self.tries.min(16)).min(BACKOFF_MAX);
-        self.tries += 1;
-        delay.mul_f64(1.0 + rand::rng().random_range(0.0..0.5))
-    }
-}
-
 // === impl Lines ===
 
 impl<R: AsyncBufRead + Unpin> Lines<R> {
@@ -443,6 +436,44 @@ pub fn error_chain(error: &dyn std::error::Error) -> String {
 mod tests {
     use super::*;
 
+    struct Nothing;
+
+    impl Sink<Stub> for Nothing {
+        fn begin(&mut self) {}
+        fn upsert(&mut self, _: Stub) {}
+        fn delete(&mut self, _: Stub) {}
+        fn synced(&mut self) {}
+    }
+
+    #[derive(serde::Deserialize)]
+    struct Stub;
+
+    impl Revisioned for Stub {
+        fn resource_version(&self) -> &str {
+            ""
+        }
+    }
+
+    #[tokio::test]
+    async fn a_watch_that_is_lost_is_asked_for_again() {
+        let (asked, mut requests) = tokio::sync::mpsc::unbounded_channel();
+        let service = tower::service_fn(move |_: http::Request<kube::client::Body>| {
+            asked.send(()).unwrap();
+            // An answer that never comes, as over a dead connection.
+            std::future::pending::<Result<http::Response<kube::client::Body>, std::convert::Infallible>>()
+        });
+        let client = kube::Client::new(service, "default");
+        let (source, shutdown) = (Source::new(client, Target::new("", "v1", "pods", None)), CancellationToken::new());
+        let mut sink = Nothing;
+        let watching = run(source, &mut sink, Duration::from_millis(1), &shutdown);
+        let twice = async {
+            requests.recv().await.unwrap();
+            requests.recv().await.unwrap();
+            shutdown.cancel();
+        };
+        tokio::time::timeout(Duration::from_secs(5), async { tokio::join!(watching, twice) }).await.unwrap();
+    }
+
     #[test]
     fn paths_and_parameters() {
         let mut target = Target::new("", "v1", "pods", None);
@@ -454,14 +485,5 @@ mod tests {
             target.uri(&[("limit", "5")]),
             "/apis/apps/v1/namespaces/a/deployments?fieldSelector=spec.nodeName%3Dn%201&labelSelector=a%20in%20%28b%2Cc%29&limit=5"
         );
-    }
-
-    #[test]
-    fn backoff_grows_to_its_bound() {
-        let mut backoff = Backoff::default();
-        let delays: Vec<_> = (0..40).map(|_| backoff.next()).collect();
-        assert!(delays[0] < Duration::from_millis(76) && delays[1] >= Duration::from_millis(100));
-        assert!(delays.iter().all(|delay| *delay <= BACKOFF_MAX.mul_f64(1.5)));
-        assert!(delays[39] >= BACKOFF_MAX);
     }
 }

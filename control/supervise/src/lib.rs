@@ -3,6 +3,8 @@
 //! What a loop knows is its state, which stays where it is: the next run goes on with it. So a loop's state must be sound at
 //! every point where its body may panic, or be made anew at the beginning of the body.
 
+mod backoff;
+
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -15,8 +17,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(30);
+pub use backoff::Backoff;
+
+const PAUSE: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
 /// A loop that ran this long was healthy: its next panic is the first again.
 const HEALTHY: Duration = Duration::from_secs(60);
 
@@ -38,7 +41,7 @@ where
     S: Send,
     F: for<'a> FnMut(&'a mut S) -> BoxFuture<'a, ()> + Send,
 {
-    let mut pause = Pause::default();
+    let mut pause = PAUSE;
     loop {
         let started = Instant::now();
         let (state, body) = (&mut state, &mut body);
@@ -46,13 +49,19 @@ where
         let running = AssertUnwindSafe(async move { body(state).await });
         let Err(panic) = running.catch_unwind().await else { return };
         panicked(name, &*panic);
-        let pause = pause.after(started.elapsed());
-        tokio::select! {
-            biased;
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(pause) => {}
+        let pause = tokio::time::sleep(pause_after(started.elapsed(), &mut pause));
+        if shutdown.run_until_cancelled(pause).await.is_none() {
+            return;
         }
     }
+}
+
+/// The time between a panic and the next run.
+fn pause_after(ran: Duration, pause: &mut Backoff) -> Duration {
+    if ran >= HEALTHY {
+        pause.reset();
+    }
+    pause.step()
 }
 
 /// Logs and counts a panic that was caught. The panic hook has told where it was.
@@ -69,24 +78,6 @@ pub fn panics() -> Vec<(&'static str, u64)> {
 fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or_default()
-}
-
-/// The time between a panic and the next run: doubled each time, up to a bound.
-#[derive(Default)]
-pub struct Pause {
-    panics: u32,
-}
-
-impl Pause {
-    /// The pause after a run of this length.
-    pub fn after(&mut self, ran: Duration) -> Duration {
-        if ran >= HEALTHY {
-            self.panics = 0;
-        }
-        let pause = PAUSE_MIN.saturating_mul(1 << self.panics.min(16)).min(PAUSE_MAX);
-        self.panics += 1;
-        pause
-    }
 }
 
 #[cfg(test)]
@@ -131,10 +122,10 @@ mod tests {
 
     #[test]
     fn pauses_grow_until_a_run_was_healthy() {
-        let mut pause = Pause::default();
-        let pauses: Vec<_> = (0..20).map(|_| pause.after(Duration::from_secs(1))).collect();
+        let mut pause = PAUSE;
+        let pauses: Vec<_> = (0..20).map(|_| pause_after(Duration::from_secs(1), &mut pause)).collect();
         assert_eq!(pauses[..3], [100, 200, 400].map(Duration::from_millis));
-        assert_eq!(pauses[19], PAUSE_MAX);
-        assert_eq!(pause.after(HEALTHY), PAUSE_MIN);
+        assert_eq!(pauses[19], Duration::from_secs(30));
+        assert_eq!(pause_after(HEALTHY, &mut pause), pauses[0]);
     }
 }

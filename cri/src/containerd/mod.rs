@@ -11,7 +11,6 @@ mod spawn;
 mod supervise;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -197,7 +196,7 @@ impl Containerd {
         check_socket_path(&paths.socket)?;
         let version = spawn::version(&config.binary).await?;
         version.check(&config.binary)?;
-        let plan = Arc::new(spawn::Plan::prepare(config, paths, version)?);
+        let plan = spawn::Plan::prepare(config, paths, version)?;
         let endpoint = format!("unix://{}", plan.paths.socket.display());
         let (running, adopted) = spawn::adopt_or_start(&plan).await?;
         if plan.config.sandbox_image == crate::images::PAUSE_IMAGE {
@@ -205,7 +204,8 @@ impl Containerd {
         }
         let (sender, state) = watch::channel(State::Running { pid: running.pid() });
         let stop = CancellationToken::new();
-        tasks.spawn(supervise::supervise(plan, running, sender, stop.clone(), shutdown));
+        let kept = supervise::Kept { plan, running, state: sender, stop: stop.clone(), shutdown: shutdown.clone() };
+        ::supervise::spawn("containerd", tasks, &shutdown, kept, |kept| Box::pin(supervise::supervise(kept)));
         Ok(Containerd { endpoint, version, adopted, state, stop })
     }
 

@@ -1,32 +1,37 @@
 //! Keeps containerd running.
 
-use std::sync::Arc;
 use std::time::Duration;
 
+use ::supervise::Backoff;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::State;
 use super::spawn::{Plan, Running, start};
-use crate::backoff::Backoff;
 
 /// A containerd that lived this long did not die of its start.
 const STABLE: Duration = Duration::from_secs(60);
 
-/// Starts containerd again whenever it ends; ends it on `stop`, leaves it on `shutdown`.
-pub(super) async fn supervise(
-    plan: Arc<Plan>,
-    mut running: Running,
-    state: watch::Sender<State>,
-    stop: CancellationToken,
-    shutdown: CancellationToken,
-) {
+/// The containerd that is kept running.
+pub(super) struct Kept {
+    pub(super) plan: Plan,
+    pub(super) running: Running,
+    pub(super) state: watch::Sender<State>,
+    /// Ends it.
+    pub(super) stop: CancellationToken,
+    /// Leaves it.
+    pub(super) shutdown: CancellationToken,
+}
+
+/// Starts containerd again whenever it ends.
+pub(super) async fn supervise(kept: &mut Kept) {
+    let Kept { plan, running, state, stop, shutdown } = kept;
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
     let mut since = Instant::now();
     loop {
         let status = tokio::select! {
-            () = stop.cancelled() => return end(&plan, &mut running, &state).await,
+            () = stop.cancelled() => return end(plan, running, state).await,
             () = shutdown.cancelled() => return,
             status = running.exited() => status,
         };
@@ -35,7 +40,7 @@ pub(super) async fn supervise(
         if since.elapsed() > STABLE {
             backoff.reset();
         }
-        running = loop {
+        *running = loop {
             let wait = backoff.step();
             tokio::select! {
                 () = stop.cancelled() => {
@@ -47,7 +52,7 @@ pub(super) async fn supervise(
             }
             let started = tokio::select! {
                 () = shutdown.cancelled() => return,
-                started = start(&plan) => started,
+                started = start(plan) => started,
             };
             match started {
                 Ok(running) => break running,

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use supervise::Backoff;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -419,7 +420,7 @@ async fn load(
 /// The cache's task: applies events that no reader has applied, announces them, and resumes a stream that was cut off.
 async fn run(shared: &Shared, shutdown: &CancellationToken) {
     let mut pace = Pace::new();
-    let mut retry = Duration::from_millis(50);
+    let mut retry = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
     loop {
         let stream = lock(&shared.feed).clone();
         tokio::select! {
@@ -429,15 +430,14 @@ async fn run(shared: &Shared, shutdown: &CancellationToken) {
         }
         let applied = shared.apply(&lock(&shared.feed));
         match applied {
-            Ok(_) => retry = Duration::from_millis(50),
+            Ok(_) => retry.reset(),
             Err(StoreError::Closed) => break,
             Err(StoreError::Lagged) => {
                 if let Err(error) = shared.resume().await {
                     tracing::error!(prefix = %shared.prefix, %error, "the watch cache cannot follow the store; trying again");
                     shared.unannounced.notify_one();
-                    tokio::select! {
-                        () = shutdown.cancelled() => break,
-                        () = tokio::time::sleep(retry) => retry = (retry * 2).min(Duration::from_secs(5)),
+                    if !retry.wait(shutdown).await {
+                        break;
                     }
                 }
             }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use informer::kinds::{Traffic, service_of};
 use informer::{Event, ObjectKey};
+use supervise::Backoff;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -43,8 +44,10 @@ pub struct SupervisorConfig {
 /// Starts, adopts, feeds and replaces the DNS process, which outlives it.
 pub struct Supervisor;
 
-/// Waiting times after a process that did not live long.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// Waiting times after a process that did not live long, or did not start.
+const BACK_OFF: Backoff = Backoff::new(A_MOMENT, A_WHILE);
+const A_MOMENT: Duration = Duration::from_millis(100);
+const A_WHILE: Duration = Duration::from_secs(10);
 const LONG_LIFE: Duration = Duration::from_secs(60);
 /// How long an ending process may take before `uninstall` gives up on it.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -99,7 +102,7 @@ struct Keeper {
     /// What runs beside it until the new one answers.
     outdated: Option<Process>,
     started: Instant,
-    back_off: Duration,
+    back_off: Backoff,
 }
 
 impl Keeper {
@@ -134,14 +137,16 @@ impl Keeper {
         };
         tracing::info!(pid = process.pid, replaces = ?outdated.as_ref().map(|old| old.pid), listen = %dns.listen, "cluster DNS");
         let started = Instant::now();
-        Ok(Self { places, config: dns, program, sockets, process, outdated, started, back_off: BACK_OFF.0 })
+        Ok(Self { places, config: dns, program, sockets, process, outdated, started, back_off: BACK_OFF })
     }
 
-    /// Starts the process again, not too often.
+    /// Starts the process again: at once after a long life, else not too often.
     async fn restart(&mut self) {
-        if self.started.elapsed() > LONG_LIFE {
-            self.back_off = BACK_OFF.0;
+        let lived = self.started.elapsed();
+        if lived > LONG_LIFE {
+            self.back_off.reset();
         }
+        tokio::time::sleep(self.back_off.step().saturating_sub(lived)).await;
         loop {
             match process::spawn(&self.places, &self.config, &self.program, &self.sockets) {
                 Ok(process) => {
@@ -152,8 +157,7 @@ impl Keeper {
                 }
                 Err(error) => {
                     tracing::error!(error = &error as &dyn std::error::Error, "the DNS process does not start");
-                    tokio::time::sleep(self.back_off).await;
-                    self.back_off = (self.back_off * 2).min(BACK_OFF.1);
+                    tokio::time::sleep(self.back_off.step()).await;
                 }
             }
         }
@@ -208,16 +212,11 @@ impl Worker {
             if let Err(error) = self.feed().await {
                 tracing::warn!(%error, "the DNS process cannot be told of Services");
                 // Not dead, but not listening either: a moment, so as not to spin.
-                let ended = tokio::time::timeout(BACK_OFF.0, self.keeper.process.ended()).await;
+                let ended = tokio::time::timeout(A_MOMENT, self.keeper.process.ended()).await;
                 if ended.is_err() {
                     continue;
                 }
             }
-            tokio::time::sleep(
-                self.keeper.back_off.min(self.keeper.back_off.saturating_sub(self.keeper.started.elapsed())),
-            )
-            .await;
-            self.keeper.back_off = (self.keeper.back_off * 2).min(BACK_OFF.1);
             self.keeper.restart().await;
         }
     }
@@ -247,7 +246,7 @@ impl Worker {
                 () = self.changes.wake.notified() => {}
                 () = self.keeper.process.ended() => return Ok(()),
                 // A slice that could not be published is tried again.
-                () = tokio::time::sleep(BACK_OFF.1), if !self.published => {}
+                () = tokio::time::sleep(A_WHILE), if !self.published => {}
             }
             touched = self.changes.take();
             update = self.delta(&touched, &mut known);

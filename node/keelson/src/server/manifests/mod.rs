@@ -21,11 +21,12 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
+use supervise::Backoff;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// How long after a failure the files are applied again, doubling from the first to the last.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// How long after a failure the files are applied again.
+const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
 /// What others need comes first: the rest keeps the order of files and documents.
 const FIRST: [&str; 2] = ["Namespace", "CustomResourceDefinition"];
 
@@ -40,15 +41,18 @@ pub(super) fn start(
     // Before the first reading: what changes after that is told.
     let watch = Watch::settled(&directory).with_context(|| format!("{}: cannot be watched", directory.display()))?;
     let recorder = Recorder::new(client.clone(), "manifests", node_name, tasks, shutdown.clone());
-    let keeper = Keeper { directory, client, recorder, told: BTreeSet::new() };
-    tasks.spawn(async move {
-        shutdown.run_until_cancelled(keeper.run(watch)).await;
+    let keeper = Keeper { directory, watch, client, recorder, told: BTreeSet::new() };
+    supervise::spawn("manifests", tasks, &shutdown.clone(), (keeper, shutdown), |(keeper, shutdown)| {
+        Box::pin(async {
+            shutdown.run_until_cancelled(keeper.run()).await;
+        })
     });
     Ok(())
 }
 
 struct Keeper {
     directory: PathBuf,
+    watch: Watch,
     client: kube::Client,
     recorder: Recorder,
     /// Failures that were told of and are not mended.
@@ -74,17 +78,17 @@ struct Plan {
 }
 
 impl Keeper {
-    async fn run(mut self, watch: Watch) {
-        let mut delay = RETRY.0;
+    async fn run(&mut self) {
+        let mut retry = RETRY;
         loop {
             let failures = self.pass().await;
             let done = failures.objects.is_empty();
             self.tell(failures);
-            let woken =
-                if done { Ok(watch.changed().await) } else { tokio::time::timeout(delay, watch.changed()).await };
+            let changed = self.watch.changed();
+            let woken = if done { Ok(changed.await) } else { tokio::time::timeout(retry.step(), changed).await };
             match woken {
-                Ok(Ok(())) => delay = RETRY.0,
-                Err(_) => delay = (delay * 2).min(RETRY.1),
+                Ok(Ok(())) => retry.reset(),
+                Err(_) => {}
                 Ok(Err(error)) => {
                     tracing::error!(directory = %self.directory.display(), %error, "manifests are not watched any more");
                     return;

@@ -4,37 +4,36 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-/// Doubling waits; `reset` after a success.
-#[derive(Debug)]
-pub(crate) struct Backoff {
+/// Doubling waits.
+#[derive(Clone, Debug)]
+pub struct Backoff {
     first: Duration,
     last: Duration,
     next: Duration,
 }
 
 impl Backoff {
-    pub(crate) fn new(first: Duration, last: Duration) -> Self {
+    /// Waits from `first` to `last`.
+    pub const fn new(first: Duration, last: Duration) -> Self {
         Backoff { first, last, next: first }
     }
 
-    pub(crate) fn reset(&mut self) {
+    /// Begins again with the first wait: after a success.
+    pub fn reset(&mut self) {
         self.next = self.first;
     }
 
     /// The wait to take now.
-    pub(crate) fn step(&mut self) -> Duration {
+    pub fn step(&mut self) -> Duration {
         let now = self.next;
         self.next = now.saturating_mul(2).min(self.last);
         now
     }
 
     /// Waits; `false` if `shutdown` came first.
-    pub(crate) async fn wait(&mut self, shutdown: &CancellationToken) -> bool {
+    pub async fn wait(&mut self, shutdown: &CancellationToken) -> bool {
         let wait = self.step();
-        tokio::select! {
-            () = shutdown.cancelled() => false,
-            () = tokio::time::sleep(wait) => true,
-        }
+        shutdown.run_until_cancelled(tokio::time::sleep(wait)).await.is_some()
     }
 }
 
