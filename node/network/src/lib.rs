@@ -162,7 +162,7 @@ impl Network {
         tracing::info!(?mtu, node_ip = %config.node_ip, "pods' links");
         let notices = nat::Notices::open().map_err(|error| NetworkError::Netlink(error.to_string()))?;
         let server = cni::Server::new(handle.clone(), ipam, config.node_ip, mtu).await?;
-        server.serve(&socket, tasks, shutdown.clone())?;
+        server.serve(&socket, tasks, &shutdown)?;
         let node_name = config.node_name.clone();
         let ports = server.host_ports();
         let keeper = Keeper {

@@ -22,6 +22,8 @@ use crate::{NetworkError, files};
 
 const MAX_REQUEST: u64 = 1 << 20;
 const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
+/// Out of descriptors, most likely: give others time to close some.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Requests carried out at once; more wait.
 const PARALLEL: usize = 16;
 /// How long a pod waits for its host ports before its runtime is told to try again.
@@ -87,7 +89,7 @@ impl Server {
         self: &Arc<Self>,
         path: &Path,
         tasks: &TaskTracker,
-        shutdown: CancellationToken,
+        shutdown: &CancellationToken,
     ) -> Result<(), NetworkError> {
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -98,21 +100,23 @@ impl Server {
         let listener = UnixListener::bind(path).map_err(files::failed("listen at", path))?;
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(path, private).map_err(files::failed("restrict", path))?;
-        let server = self.clone();
-        let connections = tasks.clone();
-        tasks.spawn(async move {
-            while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
-                match accepted {
-                    Ok((stream, _)) => drop(connections.spawn(server.clone().connection(stream))),
-                    Err(error) => {
-                        // Out of descriptors, most likely: give others time to close some.
-                        tracing::warn!(%error, "cannot accept a CNI request");
-                        tokio::time::sleep(Duration::from_millis(100)).await;
-                    }
-                }
-            }
+        let accepting = (self.clone(), listener, tasks.clone(), shutdown.clone());
+        supervise::spawn("cni", tasks, shutdown, accepting, |(server, listener, tasks, shutdown)| {
+            Box::pin(server.accept(listener, tasks, shutdown))
         });
         Ok(())
+    }
+
+    async fn accept(self: &Arc<Self>, listener: &UnixListener, tasks: &TaskTracker, shutdown: &CancellationToken) {
+        while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
+            match accepted {
+                Ok((stream, _)) => drop(tasks.spawn(self.clone().connection(stream))),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a CNI request");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
     }
 
     async fn connection(self: Arc<Self>, stream: UnixStream) {
@@ -192,8 +196,9 @@ impl Server {
     }
 
     fn publish_ports(&self) {
-        let now = self.ipam().host_ports();
         self.ports.send_if_modified(|ports| {
+            // Read in here, so that of two who publish at once the later one does not tell what the earlier one read.
+            let now = self.ipam().host_ports();
             let changed = *ports != now;
             *ports = now;
             changed
