@@ -9,7 +9,7 @@ use tonic::{Code, Request, Response, Status};
 use crate::endpoint::{self, EndpointError};
 use crate::v1::image_service_client::ImageServiceClient;
 use crate::v1::runtime_service_client::RuntimeServiceClient;
-use crate::v1::{self, *};
+use crate::v1::*;
 
 /// Calls that look or change little.
 const QUICK: Duration = Duration::from_secs(120);
@@ -50,11 +50,6 @@ impl CriError {
         self.code == Code::Unimplemented
     }
 
-    /// The runtime does not answer: being restarted, most likely.
-    pub fn is_unavailable(&self) -> bool {
-        self.code == Code::Unavailable
-    }
-
     /// The call ran out of time.
     pub fn is_timeout(&self) -> bool {
         self.code == Code::DeadlineExceeded
@@ -91,20 +86,6 @@ impl Runtime {
         done("Status", "", self.runtime.clone().status(limited(StatusRequest { verbose }, QUICK))).await
     }
 
-    /// The runtime's cgroup driver, where it tells (containerd 2 and later).
-    pub async fn runtime_config(&self) -> Result<RuntimeConfigResponse, CriError> {
-        done("RuntimeConfig", "", self.runtime.clone().runtime_config(limited(RuntimeConfigRequest {}, QUICK))).await
-    }
-
-    /// Tells the runtime the node's pod range.
-    pub async fn update_runtime_config(&self, pod_cidr: &str) -> Result<(), CriError> {
-        let network_config = Some(NetworkConfig { pod_cidr: pod_cidr.into() });
-        let config = UpdateRuntimeConfigRequest { runtime_config: Some(v1::RuntimeConfig { network_config }) };
-        done("UpdateRuntimeConfig", pod_cidr, self.runtime.clone().update_runtime_config(limited(config, QUICK)))
-            .await
-            .map(drop)
-    }
-
     // --- sandboxes ---
 
     /// Creates and starts a pod's sandbox; answers its id.
@@ -138,23 +119,6 @@ impl Runtime {
     pub async fn list_pod_sandboxes(&self, filter: Option<PodSandboxFilter>) -> Result<Vec<PodSandbox>, CriError> {
         let request = limited(ListPodSandboxRequest { filter }, QUICK);
         Ok(done("ListPodSandbox", "", self.runtime.clone().list_pod_sandbox(request)).await?.items)
-    }
-
-    /// Resizes a sandbox's own limits (containerd 2.2 and later).
-    pub async fn update_pod_sandbox_resources(
-        &self,
-        id: &str,
-        overhead: Option<LinuxContainerResources>,
-        resources: Option<LinuxContainerResources>,
-    ) -> Result<(), CriError> {
-        let request = UpdatePodSandboxResourcesRequest { pod_sandbox_id: id.into(), overhead, resources };
-        done(
-            "UpdatePodSandboxResources",
-            id,
-            self.runtime.clone().update_pod_sandbox_resources(limited(request, QUICK)),
-        )
-        .await
-        .map(drop)
     }
 
     // --- containers ---
@@ -206,7 +170,8 @@ impl Runtime {
 
     /// State, exit code, times, resources and log path of a container.
     pub async fn container_status(&self, id: &str) -> Result<ContainerStatus, CriError> {
-        let answer = self.container_status_response(id, false).await?;
+        let request = limited(ContainerStatusRequest { container_id: id.into(), verbose: false }, QUICK);
+        let answer = done("ContainerStatus", id, self.runtime.clone().container_status(request)).await?;
         answer.status.ok_or_else(|| CriError {
             call: "ContainerStatus",
             object: id.into(),
@@ -238,25 +203,6 @@ impl Runtime {
             tokio::time::sleep(EXIT_PAUSE).await;
             tries += 1;
         }
-    }
-
-    /// The whole answer to ContainerStatus; `verbose` adds the runtime's own information (pid, spec, snapshot).
-    pub async fn container_status_response(
-        &self,
-        id: &str,
-        verbose: bool,
-    ) -> Result<ContainerStatusResponse, CriError> {
-        let request = limited(ContainerStatusRequest { container_id: id.into(), verbose }, QUICK);
-        done("ContainerStatus", id, self.runtime.clone().container_status(request)).await
-    }
-
-    /// Changes a running container's limits.
-    pub async fn update_container_resources(&self, id: &str, linux: LinuxContainerResources) -> Result<(), CriError> {
-        let request =
-            UpdateContainerResourcesRequest { container_id: id.into(), linux: Some(linux), ..Default::default() };
-        done("UpdateContainerResources", id, self.runtime.clone().update_container_resources(limited(request, QUICK)))
-            .await
-            .map(drop)
     }
 
     /// Makes the runtime open the container's log anew, after the file was renamed.
@@ -296,12 +242,6 @@ impl Runtime {
 
     // --- statistics ---
 
-    /// Usage of one container.
-    pub async fn container_stats(&self, id: &str) -> Result<Option<ContainerStats>, CriError> {
-        let request = limited(ContainerStatsRequest { container_id: id.into() }, QUICK);
-        Ok(done("ContainerStats", id, self.runtime.clone().container_stats(request)).await?.stats)
-    }
-
     /// Usage of the containers that match.
     pub async fn list_container_stats(
         &self,
@@ -309,12 +249,6 @@ impl Runtime {
     ) -> Result<Vec<ContainerStats>, CriError> {
         let request = limited(ListContainerStatsRequest { filter }, QUICK);
         Ok(done("ListContainerStats", "", self.runtime.clone().list_container_stats(request)).await?.stats)
-    }
-
-    /// Usage of one sandbox, network included.
-    pub async fn pod_sandbox_stats(&self, id: &str) -> Result<Option<PodSandboxStats>, CriError> {
-        let request = limited(PodSandboxStatsRequest { pod_sandbox_id: id.into() }, QUICK);
-        Ok(done("PodSandboxStats", id, self.runtime.clone().pod_sandbox_stats(request)).await?.stats)
     }
 
     /// Usage of the sandboxes that match.
@@ -349,17 +283,6 @@ impl Runtime {
     ) -> Result<String, CriError> {
         let request = limited(PullImageRequest { image: Some(image.clone()), auth, sandbox_config }, PULL);
         Ok(done("PullImage", &image.image, Box::pin(self.images.clone().pull_image(request))).await?.image_ref)
-    }
-
-    /// Removes an image. Idempotent.
-    pub async fn remove_image(&self, image: &ImageSpec) -> Result<(), CriError> {
-        let request = limited(RemoveImageRequest { image: Some(image.clone()) }, QUICK);
-        done("RemoveImage", &image.image, self.images.clone().remove_image(request)).await.map(drop)
-    }
-
-    /// Space that images (and, since CRI 1.29, containers) take.
-    pub async fn image_fs_info(&self) -> Result<ImageFsInfoResponse, CriError> {
-        done("ImageFsInfo", "", self.images.clone().image_fs_info(limited(ImageFsInfoRequest {}, QUICK))).await
     }
 }
 

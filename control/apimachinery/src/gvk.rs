@@ -1,4 +1,4 @@
-//! Names of kinds and resources.
+//! Names of kinds.
 
 use std::fmt;
 
@@ -11,17 +11,6 @@ pub struct Gvk {
     pub version: String,
     /// Kind, such as `Pod`.
     pub kind: String,
-}
-
-/// A resource (plural) in a version of a group.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Gvr {
-    /// API group, empty for the core group.
-    pub group: String,
-    /// Version, such as `v1`.
-    pub version: String,
-    /// Plural name, such as `pods`.
-    pub resource: String,
 }
 
 impl Gvk {
@@ -42,27 +31,9 @@ impl Gvk {
     }
 }
 
-impl Gvr {
-    /// A resource by its three names.
-    pub fn new(group: impl Into<String>, version: impl Into<String>, resource: impl Into<String>) -> Self {
-        Self { group: group.into(), version: version.into(), resource: resource.into() }
-    }
-
-    /// `v1` or `apps/v1`.
-    pub fn api_version(&self) -> String {
-        api_version(&self.group, &self.version)
-    }
-}
-
 impl fmt::Display for Gvk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, Kind={}", self.api_version(), self.kind)
-    }
-}
-
-impl fmt::Display for Gvr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, Resource={}", self.api_version(), self.resource)
     }
 }
 

@@ -77,11 +77,6 @@ impl Quantity {
         Self { nano: i128::from(value) * NANO, format }
     }
 
-    /// A number of thousandths.
-    pub fn from_milli(milli: i64) -> Self {
-        Self { nano: i128::from(milli) * (NANO / 1000), format: Format::Decimal }
-    }
-
     /// The value, rounded away from zero.
     pub fn as_i64(self) -> i64 {
         saturate(divide_away(self.nano, NANO))
@@ -90,11 +85,6 @@ impl Quantity {
     /// The value in thousandths, rounded away from zero.
     pub fn as_milli(self) -> i64 {
         saturate(divide_away(self.nano, NANO / 1000))
-    }
-
-    /// The value as a float, for ratios.
-    pub fn as_f64(self) -> f64 {
-        self.nano as f64 / NANO as f64
     }
 
     /// Whether it is zero.

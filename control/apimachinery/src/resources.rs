@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::OnceLock;
 
-use crate::gvk::{Gvk, Gvr};
+use crate::gvk::Gvk;
 use crate::schema::Text;
 
 /// A resource in a version of a group.
@@ -61,11 +61,6 @@ impl Resource {
     /// The kind.
     pub fn gvk(&self) -> Gvk {
         Gvk::new(&*self.group, &*self.version, &*self.kind)
-    }
-
-    /// The resource.
-    pub fn gvr(&self) -> Gvr {
-        Gvr::new(&*self.group, &*self.version, &*self.resource)
     }
 
     /// Whether the resource has this verb.

@@ -236,12 +236,6 @@ impl Status {
         Self::conflict(group, resource, name, message)
     }
 
-    /// 409 Conflict of a server-side apply, with a cause a field.
-    pub fn apply_conflict(message: impl Into<String>, causes: Vec<Cause>) -> Self {
-        let details = Details { causes, ..Details::default() };
-        Self { details: Some(Box::new(details)), ..Self::bare(409, reason::CONFLICT, message) }
-    }
-
     /// 410 Gone.
     pub fn gone(message: impl Into<String>) -> Self {
         Self::bare(410, reason::GONE, message)
@@ -307,23 +301,9 @@ impl Status {
         Self::bare(500, reason::INTERNAL_ERROR, format!("Internal error occurred: {text}")).with_cause("", text, "")
     }
 
-    /// 500 ServerTimeout: the client should try again.
-    pub fn server_timeout(group: &str, resource: &str, operation: &str, retry_after_seconds: u32) -> Self {
-        let message = format!(
-            "The {operation} operation against {} could not be completed at this time, please try again.",
-            qualified(group, resource)
-        );
-        Self::about(500, reason::SERVER_TIMEOUT, group, resource, operation, message).retry(retry_after_seconds)
-    }
-
     /// 504 Timeout.
     pub fn timeout(message: impl fmt::Display) -> Self {
         Self::bare(504, reason::TIMEOUT, format!("Timeout: {message}")).retry(0)
-    }
-
-    /// 429 TooManyRequests.
-    pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u32) -> Self {
-        Self::bare(429, reason::TOO_MANY_REQUESTS, message).retry(retry_after_seconds)
     }
 
     /// 503 ServiceUnavailable.

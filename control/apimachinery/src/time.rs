@@ -7,11 +7,6 @@ pub fn now_rfc3339() -> String {
     format_time(Timestamp::now())
 }
 
-/// Now, to the microsecond: `2026-01-02T03:04:05.000006Z`.
-pub fn now_micro() -> String {
-    format_micro(Timestamp::now())
-}
-
 /// A `Time`: seconds, UTC.
 pub fn format_time(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()

@@ -93,11 +93,6 @@ impl LabelSelector {
     pub fn matches_map(&self, labels: &Value) -> bool {
         self.matches(|key| labels.get(key).and_then(Value::as_str))
     }
-
-    /// Whether the object's labels match.
-    pub fn matches_object(&self, object: &Value) -> bool {
-        self.matches(|key| crate::meta::label(object, key))
-    }
 }
 
 impl Requirement {

@@ -192,11 +192,6 @@ impl WatchEvent {
     pub fn write_frame(&self, out: &mut impl BufMut) {
         write_frame(self.kind, &self.entry.bytes, out);
     }
-
-    /// Appends the frame under another type: what a watcher sees when the object enters or leaves its selector.
-    pub fn write_frame_as(&self, kind: EventKind, out: &mut impl BufMut) {
-        write_frame(kind, &self.entry.bytes, out);
-    }
 }
 
 fn write_frame(kind: EventKind, object: &[u8], out: &mut impl BufMut) {

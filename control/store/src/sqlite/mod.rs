@@ -29,7 +29,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::api::{Expect, KeyValue, Page, Result, Revision, Store, StoreError};
 use crate::hub::{Hub, WatchStream};
 use reader::Readers;
-use writer::{Change, Command};
+use writer::{Change, Command, Write};
 
 /// Writes that wait for the writer. Who finds the queue full waits for room.
 const QUEUE: usize = 4_096;
@@ -84,7 +84,7 @@ impl SqliteStore {
 
     async fn change(&self, key: &str, change: Change, expect: Expect) -> Result<(Option<KeyValue>, Revision)> {
         let (reply, answer) = oneshot::channel();
-        let command = Command::Write { key: key.into(), change, expect, reply: Some(reply) };
+        let command = Command::Write(Write { key: key.into(), change, expect, reply: Some(reply) });
         self.commands.send(command).await.map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)?
     }

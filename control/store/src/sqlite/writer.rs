@@ -27,20 +27,9 @@ type Answer = Result<(Option<KeyValue>, Revision)>;
 
 /// What the store asks of its writer.
 pub(super) enum Command {
-    /// A put or a delete. Nobody waits for those that expiry makes.
-    Write {
-        key: Arc<str>,
-        change: Change,
-        expect: Expect,
-        reply: Option<oneshot::Sender<Answer>>,
-    },
-    Compact {
-        revision: Revision,
-        reply: oneshot::Sender<Result<()>>,
-    },
-    Close {
-        reply: oneshot::Sender<()>,
-    },
+    Write(Write),
+    Compact { revision: Revision, reply: oneshot::Sender<Result<()>> },
+    Close { reply: oneshot::Sender<()> },
 }
 
 /// What a write does to its key.
@@ -49,11 +38,13 @@ pub(super) enum Change {
     Delete,
 }
 
-struct Write {
-    key: Arc<str>,
-    change: Change,
-    expect: Expect,
-    reply: Option<oneshot::Sender<Answer>>,
+/// A put or a delete.
+pub(super) struct Write {
+    pub(super) key: Arc<str>,
+    pub(super) change: Change,
+    pub(super) expect: Expect,
+    /// Nobody waits for those that expiry makes.
+    pub(super) reply: Option<oneshot::Sender<Answer>>,
 }
 
 struct Writer {
@@ -184,7 +175,7 @@ impl Writer {
         let (mut writes, mut closing) = (Vec::with_capacity(commands.len()), None);
         for command in commands.drain(..) {
             match command {
-                Command::Write { key, change, expect, reply } => writes.push(Write { key, change, expect, reply }),
+                Command::Write(write) => writes.push(write),
                 Command::Compact { revision, reply } => {
                     self.write(std::mem::take(&mut writes));
                     // The caller may have gone; the history is forgotten all the same.
