@@ -284,6 +284,11 @@ impl Runtime {
         let request = limited(PullImageRequest { image: Some(image.clone()), auth, sandbox_config }, PULL);
         Ok(done("PullImage", &image.image, Box::pin(self.images.clone().pull_image(request))).await?.image_ref)
     }
+
+    /// Space that images (and, since CRI 1.29, containers) take.
+    pub async fn image_fs_info(&self) -> Result<ImageFsInfoResponse, CriError> {
+        done("ImageFsInfo", "", self.images.clone().image_fs_info(limited(ImageFsInfoRequest {}, QUICK))).await
+    }
 }
 
 fn limited<T>(message: T, timeout: Duration) -> Request<T> {

@@ -89,7 +89,9 @@ impl Cluster {
                 break;
             }
             for pid in processes {
-                end(pid)?;
+                // It may have ended by itself.
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                wait_ended(pid, LIMIT)?;
             }
         }
         let prefix = format!("{}/", self.data_dir().display());
@@ -141,17 +143,6 @@ fn descend(dir: PathBuf, found: &mut Vec<PathBuf>) {
     for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
         descend(entry.path(), found);
     }
-}
-
-/// Kills a process and waits for its end.
-fn end(pid: i32) -> anyhow::Result<()> {
-    // It may have ended by itself.
-    let Ok(fd) = pidfd_open(pid.unsigned_abs()) else { return Ok(()) };
-    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-    if !wait_readable(fd.as_fd(), LIMIT)? {
-        bail!("process {pid} does not end");
-    }
-    Ok(())
 }
 
 /// Waits for the end of a process.

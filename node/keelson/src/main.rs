@@ -31,7 +31,9 @@ fn main() -> ExitCode {
 }
 
 fn run(command: cli::Command) -> ExitCode {
-    if !matches!(command, cli::Command::Server(_) | cli::Command::Dns(_)) {
+    if matches!(command, cli::Command::Server(_) | cli::Command::Dns(_)) {
+        take_descriptors();
+    } else {
         end_with_the_reader();
     }
     let outcome = match command {
@@ -53,6 +55,20 @@ fn run(command: cli::Command) -> ExitCode {
             eprintln!("keelson: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// As many file descriptors as allowed, up to what our systemd unit gives: a shell's 1,024 are soon taken by watches or
+/// queries. No more than that, since containers inherit it, and some programs go through all that there may be.
+fn take_descriptors() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    const ENOUGH: u64 = 1 << 20;
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        let wanted = hard.min(ENOUGH);
+        if soft < wanted { setrlimit(Resource::RLIMIT_NOFILE, wanted, hard) } else { Ok(()) }
+    });
+    if let Err(error) = raised {
+        eprintln!("keelson: the limit of open files stays as it is: {error}");
     }
 }
 

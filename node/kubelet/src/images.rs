@@ -125,7 +125,7 @@ async fn pull(
     for reference in pod::list(&pod::spec(pod).image_pull_secrets) {
         let Some(data) = objects.secret(&reference.name).await else { continue };
         for (key, bytes) in &data {
-            candidates.extend(credentials(key, bytes, name).map(Some));
+            candidates.extend(credentials(key, bytes, name).into_iter().map(Some));
         }
     }
     if candidates.is_empty() {
@@ -199,32 +199,52 @@ fn registry(image: &str) -> &str {
     }
 }
 
-/// The credentials a secret's entry has for the image's registry.
-fn credentials(key: &str, bytes: &[u8], image: &str) -> Option<AuthConfig> {
-    let parsed: Value = serde_json::from_slice(bytes).ok()?;
+/// The credentials that a secret's entry has for the image, those of the most specific servers first.
+fn credentials(key: &str, bytes: &[u8], image: &str) -> Vec<AuthConfig> {
+    let parsed: Value = serde_json::from_slice(bytes).unwrap_or_default();
     let entries = match key {
-        ".dockerconfigjson" => parsed.get("auths")?,
-        ".dockercfg" => &parsed,
-        _ => return None,
+        ".dockerconfigjson" => parsed.get("auths"),
+        ".dockercfg" => Some(&parsed),
+        _ => None,
     };
-    let wanted = registry(image);
-    let (_, entry) = entries.as_object()?.iter().find(|(server, _)| {
-        let server = server.trim_start_matches("https://").trim_start_matches("http://");
-        let host = server.split('/').next().unwrap_or(server);
-        host == wanted || (wanted == "docker.io" && matches!(host, "index.docker.io" | "registry-1.docker.io"))
-    })?;
+    let mut found: Vec<(&String, &Value)> =
+        entries.and_then(Value::as_object).into_iter().flatten().filter(|(server, _)| serves(server, image)).collect();
+    found.sort_by(|(a, _), (b, _)| b.cmp(a));
+    found.into_iter().map(|(_, entry)| auth(entry)).collect()
+}
+
+fn auth(entry: &Value) -> AuthConfig {
     let text = |field: &str| entry[field].as_str().unwrap_or_default().to_owned();
     let (mut username, mut password) = (text("username"), text("password"));
-    if let Some((user, pass)) = BASE64_STANDARD
-        .decode(text("auth"))
-        .ok()
-        .and_then(|raw| String::from_utf8(raw).ok())
-        .as_deref()
-        .and_then(|auth| auth.split_once(':'))
-    {
+    let both = BASE64_STANDARD.decode(text("auth")).ok().and_then(|raw| String::from_utf8(raw).ok());
+    if let Some((user, pass)) = both.as_deref().and_then(|auth| auth.split_once(':')) {
         (username, password) = (user.to_owned(), pass.to_owned());
     }
-    Some(AuthConfig { username, password, identity_token: text("identitytoken"), ..AuthConfig::default() })
+    AuthConfig { username, password, identity_token: text("identitytoken"), ..AuthConfig::default() }
+}
+
+/// Whether credentials for `[SCHEME://]HOST[/v1|/v2][/PATH]` are for the image: each part of the host may have a `*`, and
+/// the path is the beginning of the image's.
+fn serves(server: &str, image: &str) -> bool {
+    let server = server.trim_start_matches("https://").trim_start_matches("http://");
+    let (host, path) = server.split_once('/').unwrap_or((server, ""));
+    let path = ["v1", "v2"]
+        .into_iter()
+        .find_map(|api| path.strip_prefix(api))
+        .filter(|rest| rest.is_empty() || rest.starts_with('/'))
+        .unwrap_or(path);
+    let (wanted, repository) = (registry(image), image.strip_prefix(registry(image)).unwrap_or(image));
+    let docker = wanted == "docker.io" && matches!(host, "index.docker.io" | "registry-1.docker.io");
+    let repository = repository.trim_start_matches('/');
+    (docker || host_matches(host, wanted)) && repository.starts_with(path.trim_matches('/'))
+}
+
+fn host_matches(pattern: &str, host: &str) -> bool {
+    let part = |(pattern, part): (&str, &str)| match pattern.split_once('*') {
+        Some((begin, end)) => part.len() >= begin.len() + end.len() && part.starts_with(begin) && part.ends_with(end),
+        None => pattern == part,
+    };
+    pattern.split('.').count() == host.split('.').count() && pattern.split('.').zip(host.split('.')).all(part)
 }
 
 #[cfg(test)]
@@ -280,10 +300,33 @@ mod tests {
 
     #[test]
     fn credentials_of_the_right_registry() {
-        let config = br#"{"auths":{"https://reg.example/v1/":{"auth":"dTpwOnE="},"other":{"username":"x"}}}"#;
-        let found = credentials(".dockerconfigjson", config, "reg.example/a:1").unwrap();
-        assert_eq!((found.username.as_str(), found.password.as_str()), ("u", "p:q"));
-        assert!(credentials(".dockerconfigjson", config, "nginx").is_none());
-        assert!(credentials(".dockerconfigjson", b"not json", "nginx").is_none());
+        let config = br#"{"auths":{"https://reg.example/v1/":{"auth":"dTpwOnE="},"other":{"username":"x"},
+            "reg.example/team":{"username":"team"}}}"#;
+        let users = |image: &str| -> Vec<(String, String)> {
+            let found = credentials(".dockerconfigjson", config, image);
+            found.into_iter().map(|auth| (auth.username, auth.password)).collect()
+        };
+        let user = |name: &str, password: &str| (name.to_owned(), password.to_owned());
+        assert_eq!(users("reg.example/a:1"), [user("u", "p:q")]);
+        assert_eq!(users("reg.example/team/a:1"), [user("team", ""), user("u", "p:q")], "the most specific first");
+        assert_eq!(users("nginx"), []);
+        assert!(credentials(".dockerconfigjson", b"not json", "nginx").is_empty());
+    }
+
+    #[test]
+    fn servers_of_an_image() {
+        for (server, image, expected) in [
+            ("reg.example:5000", "reg.example:5000/a", true),
+            ("reg.example:5000", "reg.example/a", false),
+            ("*.example", "reg.example/a", true),
+            ("*.example", "a.reg.example/a", false),
+            ("r*.example", "reg.example/a", true),
+            ("https://index.docker.io/v1/", "nginx:1", true),
+            ("docker.io", "team/app", true),
+            ("reg.example/team", "reg.example/team/app", true),
+            ("reg.example/team", "reg.example/app", false),
+        ] {
+            assert_eq!(serves(server, image), expected, "{server} {image}");
+        }
     }
 }

@@ -137,6 +137,9 @@ pub struct Network {
     ports: watch::Receiver<HostPorts>,
 }
 
+/// Where no connection can be accepted, the process is most likely out of descriptors: give it time to close some.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// How long after a failure the routes and rules are tried again, if nothing else happens.
 const RETRY: Duration = Duration::from_secs(5);
 

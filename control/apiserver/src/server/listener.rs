@@ -96,7 +96,7 @@ pub(crate) fn tls(ca_pem: &str, server: &Certified) -> Result<TlsAcceptor, PkiEr
 }
 
 /// Accepts connections until the server stops.
-pub(crate) async fn run(inner: Arc<Inner>, listener: TcpListener, tls: TlsAcceptor) {
+pub(crate) async fn run(inner: &Arc<Inner>, listener: &TcpListener, tls: &TlsAcceptor) {
     let permits = Arc::new(Semaphore::new(inner.limits.connections));
     loop {
         let accepted = tokio::select! {

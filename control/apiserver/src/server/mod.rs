@@ -174,7 +174,10 @@ impl ApiServer {
         pki::write_kubeconfig(&config.data_dir.join("kubeconfig"), &url, inner.pki.ca_pem(), &inner.pki.admin()?)?;
         // A second call serves the same on another port; the first address stays the known one.
         let _ = inner.address.set(bound);
-        inner.tasks.spawn(listener::run(inner.clone(), listener, tls));
+        let accepting = (inner.clone(), listener, tls);
+        supervise::spawn("API listener", &inner.tasks, &inner.shutdown, accepting, |(inner, listener, tls)| {
+            Box::pin(listener::run(inner, listener, tls))
+        });
         tracing::info!(%url, "serving");
         Ok(bound)
     }

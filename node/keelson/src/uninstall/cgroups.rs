@@ -9,7 +9,7 @@ const OURS: [&str; 3] = ["kubepods", "kubepods.slice", "keelson"];
 
 /// Kills every process of every pod.
 pub(crate) fn end_processes(cgroup_root: &str) -> anyhow::Result<()> {
-    for group in groups(cgroup_root) {
+    for group in groups(cgroup_root)? {
         // Deepest first does not matter here, but each group lists only its own processes.
         let pids = std::fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
         for pid in pids.lines().filter_map(|line| line.parse().ok()) {
@@ -21,9 +21,9 @@ pub(crate) fn end_processes(cgroup_root: &str) -> anyhow::Result<()> {
 
 /// Removes the groups, the deepest first.
 pub(crate) fn remove(cgroup_root: &str) -> anyhow::Result<()> {
-    let mut groups = groups(cgroup_root);
+    let mut groups = groups(cgroup_root)?;
     if !cgroup_root.trim_matches('/').is_empty() {
-        groups.extend(hierarchies().into_iter().map(|dir| dir.join(cgroup_root.trim_start_matches('/'))));
+        groups.extend(roots(cgroup_root)?);
     }
     for group in groups {
         match std::fs::remove_dir(&group) {
@@ -36,14 +36,12 @@ pub(crate) fn remove(cgroup_root: &str) -> anyhow::Result<()> {
 }
 
 /// Every group of ours, the deepest first.
-fn groups(cgroup_root: &str) -> Vec<PathBuf> {
+fn groups(cgroup_root: &str) -> anyhow::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for hierarchy in hierarchies() {
-        for name in OURS {
-            descend(&hierarchy.join(cgroup_root.trim_start_matches('/')).join(name), &mut found);
-        }
+    for root in roots(cgroup_root)? {
+        OURS.iter().for_each(|name| descend(&root.join(name), &mut found));
     }
-    found
+    Ok(found)
 }
 
 fn descend(group: &Path, found: &mut Vec<PathBuf>) {
@@ -54,12 +52,8 @@ fn descend(group: &Path, found: &mut Vec<PathBuf>) {
     found.push(group.to_owned());
 }
 
-/// The mounted hierarchies: /sys/fs/cgroup itself (v2), or its directories (v1 and hybrid).
-fn hierarchies() -> Vec<PathBuf> {
-    let base = Path::new("/sys/fs/cgroup");
-    if base.join("cgroup.procs").exists() {
-        return vec![base.to_owned()];
-    }
-    let entries = std::fs::read_dir(base).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).filter(|path| path.join("cgroup.procs").exists()).collect()
+/// The node's root in every mounted hierarchy.
+fn roots(cgroup_root: &str) -> anyhow::Result<Vec<PathBuf>> {
+    let layout = kubelet::Layout::detect()?;
+    Ok(layout.mounts().into_iter().map(|mount| mount.join(cgroup_root.trim_start_matches('/'))).collect())
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use informer::source::error_chain;
 use rtnetlink::Handle;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -18,12 +19,10 @@ use crate::cidr::Cidr;
 use crate::ipam::{Ipam, IpamError};
 use crate::links::{self, LinkError, PodLink};
 use crate::nat::HostPorts;
-use crate::{NetworkError, files};
+use crate::{ACCEPT_PAUSE, NetworkError, files};
 
 const MAX_REQUEST: u64 = 1 << 20;
 const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
-/// Out of descriptors, most likely: give others time to close some.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Requests carried out at once; more wait.
 const PARALLEL: usize = 16;
 /// How long a pod waits for its host ports before its runtime is told to try again.
@@ -227,7 +226,7 @@ impl Server {
         deleted.map_err(|error| CniError::new(code::NETWORK, "cannot delete the pod's link", error))?;
         let released = self.ipam().release(&request.container, &request.interface);
         self.publish_ports();
-        released.map_err(|error| CniError::new(code::IO, "cannot release the pod's address", chain(&error)))?;
+        released.map_err(|error| CniError::new(code::IO, "cannot release the pod's address", error_chain(&error)))?;
         Ok(Response::Done)
     }
 
@@ -261,16 +260,5 @@ fn no_address(error: &IpamError) -> CniError {
         IpamError::Exhausted(_) => code::NETWORK,
         IpamError::File(_) => code::IO,
     };
-    CniError::new(number, "cannot allocate an address", chain(error))
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
+    CniError::new(number, "cannot allocate an address", error_chain(error))
 }

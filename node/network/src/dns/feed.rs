@@ -1,7 +1,6 @@
 //! How the supervisor tells the DNS process what the cluster's Services are: one JSON update a line over a unix socket,
 //! each acknowledged once it is in effect.
 
-use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -10,23 +9,30 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::zone::{Services, Update, Zone};
-use crate::{NetworkError, files};
+use crate::{ACCEPT_PAUSE, NetworkError, files};
 
 /// The largest update: a snapshot of far more Services than a cluster has.
 const MAX_UPDATE: u64 = 256 << 20;
 /// What acknowledges an update.
 const DONE: &[u8] = b"done\n";
 
-/// The DNS process's end: takes updates from whoever connects last.
+/// The DNS process's end: takes updates of one supervisor after the other.
 pub(super) async fn receive(
-    listener: UnixListener,
-    zone: Arc<RwLock<Zone>>,
-    changed: Arc<Notify>,
-    shutdown: CancellationToken,
+    listener: &UnixListener,
+    zone: &RwLock<Zone>,
+    changed: &Notify,
+    shutdown: &CancellationToken,
 ) {
     while let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await {
-        let Ok((stream, _)) = accepted else { continue };
-        let connection = connection(stream, &zone, &changed);
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot take the feed of Services");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let connection = connection(stream, zone, changed);
         match shutdown.run_until_cancelled(connection).await {
             Some(Err(error)) => tracing::warn!(%error, "the feed of Services broke"),
             Some(Ok(())) => tracing::info!("the feed of Services ended; answering from what is known"),
@@ -55,9 +61,14 @@ async fn connection(stream: UnixStream, zone: &RwLock<Zone>, changed: &Notify) -
 }
 
 /// Keeps what is known in a file, so that a DNS process that starts while the supervisor is away can answer.
-pub(super) async fn keep(zone: Arc<RwLock<Zone>>, path: PathBuf, changed: Arc<Notify>, shutdown: CancellationToken) {
+pub(super) async fn keep(
+    zone: &Arc<RwLock<Zone>>,
+    path: &std::path::Path,
+    changed: &Notify,
+    shutdown: &CancellationToken,
+) {
     while shutdown.run_until_cancelled(changed.notified()).await.is_some() {
-        let (zone, path) = (zone.clone(), path.clone());
+        let (zone, path) = (zone.clone(), path.to_owned());
         let write = move || {
             let text = serde_json::to_vec(zone.read().unwrap_or_else(PoisonError::into_inner).services());
             let text = text.map_err(|source| NetworkError::Malformed { path: path.clone(), source })?;

@@ -88,10 +88,15 @@ pub async fn run(config: DnsConfig, shutdown: CancellationToken) -> Result<(), N
     let forwarder = Forwarder::new(config.resolv_conf.clone(), DNS_PORT, config.own_ranges()?);
     let server = Server::new(zone.clone(), forwarder);
     let tasks = TaskTracker::new();
-    tasks.spawn(server.clone().udp(udp, tasks.clone(), shutdown.clone()));
-    tasks.spawn(server.tcp(tcp, tasks.clone(), shutdown.clone()));
-    tasks.spawn(feed::receive(listener, zone.clone(), changed.clone(), shutdown.clone()));
-    tasks.spawn(feed::keep(zone, config.snapshot.clone(), changed, shutdown.clone()));
+    server.serve(udp, tcp, &tasks, &shutdown);
+    let receiving = (listener, zone.clone(), changed.clone(), shutdown.clone());
+    supervise::spawn("dns feed", &tasks, &shutdown, receiving, |(listener, zone, changed, shutdown)| {
+        Box::pin(feed::receive(listener, zone, changed, shutdown))
+    });
+    let keeping = (zone, config.snapshot.clone(), changed, shutdown.clone());
+    supervise::spawn("dns snapshot", &tasks, &shutdown, keeping, |(zone, path, changed, shutdown)| {
+        Box::pin(feed::keep(zone, path, changed, shutdown))
+    });
     tracing::info!(listen = %config.listen, domain = config.cluster_domain, "answering");
     shutdown.cancelled().await;
     tasks.close();

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::forward::{Forwarder, Transport};
 use super::zone::{Outcome, Zone};
+use crate::ACCEPT_PAUSE;
 
 /// What a client without EDNS can take over UDP.
 const PLAIN_LIMIT: u16 = 512;
@@ -52,9 +53,25 @@ impl Server {
         Arc::new(Self { zone, forwarder, in_flight, connections })
     }
 
-    /// Serves datagrams until told to stop.
-    pub(super) async fn udp(self: Arc<Self>, socket: UdpSocket, tasks: TaskTracker, shutdown: CancellationToken) {
-        let socket = Arc::new(socket);
+    /// Serves datagrams and connections until told to stop.
+    pub(super) fn serve(
+        self: Arc<Self>,
+        udp: UdpSocket,
+        tcp: TcpListener,
+        tasks: &TaskTracker,
+        shutdown: &CancellationToken,
+    ) {
+        let serving = (self.clone(), Arc::new(udp), tasks.clone(), shutdown.clone());
+        supervise::spawn("dns udp", tasks, shutdown, serving, |(server, socket, tasks, shutdown)| {
+            Box::pin(server.udp(socket, tasks, shutdown))
+        });
+        let serving = (self, tcp, tasks.clone(), shutdown.clone());
+        supervise::spawn("dns tcp", tasks, shutdown, serving, |(server, listener, tasks, shutdown)| {
+            Box::pin(server.tcp(listener, tasks, shutdown))
+        });
+    }
+
+    async fn udp(self: &Arc<Self>, socket: &Arc<UdpSocket>, tasks: &TaskTracker, shutdown: &CancellationToken) {
         let mut buffer = vec![0; MAX_QUERY];
         while let Some(received) = shutdown.run_until_cancelled(socket.recv_from(&mut buffer)).await {
             // An error here is an earlier answer's ICMP error: nothing to do with the next query.
@@ -62,10 +79,10 @@ impl Server {
             let query = &buffer[..length];
             match self.plan(query) {
                 Plan::Ignore => {}
-                Plan::Answer(message) => send(&socket, &encode(&message, udp_limit(query)), from).await,
+                Plan::Answer(message) => send(socket, &encode(&message, udp_limit(query)), from).await,
                 plan => {
                     let Ok(slot) = self.in_flight.clone().try_acquire_owned() else {
-                        send(&socket, &failure(query, ResponseCode::ServFail), from).await;
+                        send(socket, &failure(query, ResponseCode::ServFail), from).await;
                         continue;
                     };
                     let (server, socket, query) = (self.clone(), socket.clone(), query.to_vec());
@@ -79,13 +96,19 @@ impl Server {
         }
     }
 
-    /// Serves connections until told to stop.
-    pub(super) async fn tcp(self: Arc<Self>, listener: TcpListener, tasks: TaskTracker, shutdown: CancellationToken) {
+    async fn tcp(self: &Arc<Self>, listener: &TcpListener, tasks: &TaskTracker, shutdown: &CancellationToken) {
         loop {
             let slot = self.connections.clone().acquire_owned();
             let Some(Ok(slot)) = shutdown.run_until_cancelled(slot).await else { return };
             let Some(accepted) = shutdown.run_until_cancelled(listener.accept()).await else { return };
-            let Ok((stream, _)) = accepted else { continue };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
             let (server, shutdown) = (self.clone(), shutdown.clone());
             tasks.spawn(async move {
                 shutdown.run_until_cancelled(server.connection(stream)).await;

@@ -53,8 +53,7 @@ async fn bench() -> Bench {
         (UdpSocket::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
     let (udp, tcp) = (socket.local_addr().unwrap(), listener.local_addr().unwrap());
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
-    tasks.spawn(server.clone().udp(socket, tasks.clone(), shutdown.clone()));
-    tasks.spawn(server.tcp(listener, tasks.clone(), shutdown.clone()));
+    server.serve(socket, listener, &tasks, &shutdown);
     Bench { udp, tcp, shutdown, _directory: directory }
 }
 
