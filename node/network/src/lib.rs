@@ -137,9 +137,6 @@ pub struct Network {
     ports: watch::Receiver<HostPorts>,
 }
 
-/// Where no connection can be accepted, the process is most likely out of descriptors: give it time to close some.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
 /// How long after a failure the routes and rules are tried again, if nothing else happens.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -165,7 +162,7 @@ impl Network {
         tracing::info!(?mtu, node_ip = %config.node_ip, "pods' links");
         let notices = nat::Notices::open().map_err(|error| NetworkError::Netlink(error.to_string()))?;
         let server = cni::Server::new(handle.clone(), ipam, config.node_ip, mtu).await?;
-        server.serve(&socket, tasks, &shutdown)?;
+        server.serve(&socket, tasks, shutdown.clone())?;
         let node_name = config.node_name.clone();
         let ports = server.host_ports();
         let keeper = Keeper {

@@ -19,7 +19,7 @@ use crate::cidr::Cidr;
 use crate::ipam::{Ipam, IpamError};
 use crate::links::{self, LinkError, PodLink};
 use crate::nat::HostPorts;
-use crate::{ACCEPT_PAUSE, NetworkError, files};
+use crate::{NetworkError, files};
 
 const MAX_REQUEST: u64 = 1 << 20;
 const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
@@ -88,7 +88,7 @@ impl Server {
         self: &Arc<Self>,
         path: &Path,
         tasks: &TaskTracker,
-        shutdown: &CancellationToken,
+        shutdown: CancellationToken,
     ) -> Result<(), NetworkError> {
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -99,8 +99,9 @@ impl Server {
         let listener = UnixListener::bind(path).map_err(files::failed("listen at", path))?;
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(path, private).map_err(files::failed("restrict", path))?;
-        let accepting = (self.clone(), listener, tasks.clone(), shutdown.clone());
-        supervise::spawn("cni", tasks, shutdown, accepting, |(server, listener, tasks, shutdown)| {
+        let stop = shutdown.clone();
+        let accepting = (self.clone(), listener, tasks.clone(), shutdown);
+        supervise::spawn("cni", tasks, &stop, accepting, |(server, listener, tasks, shutdown)| {
             Box::pin(server.accept(listener, tasks, shutdown))
         });
         Ok(())
@@ -112,7 +113,7 @@ impl Server {
                 Ok((stream, _)) => drop(tasks.spawn(self.clone().connection(stream))),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a CNI request");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    tokio::time::sleep(files::ACCEPT_PAUSE).await;
                 }
             }
         }

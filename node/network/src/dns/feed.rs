@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::zone::{Services, Update, Zone};
-use crate::{ACCEPT_PAUSE, NetworkError, files};
+use crate::{NetworkError, files};
 
 /// The largest update: a snapshot of far more Services than a cluster has.
 const MAX_UPDATE: u64 = 256 << 20;
@@ -28,7 +28,7 @@ pub(super) async fn receive(
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "cannot take the feed of Services");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                tokio::time::sleep(files::ACCEPT_PAUSE).await;
                 continue;
             }
         };

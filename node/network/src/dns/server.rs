@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::forward::{Forwarder, Transport};
 use super::zone::{Outcome, Zone};
-use crate::ACCEPT_PAUSE;
+use crate::files::ACCEPT_PAUSE;
 
 /// What a client without EDNS can take over UDP.
 const PLAIN_LIMIT: u16 = 512;
