@@ -278,7 +278,7 @@ impl Keeper {
             Ok(true) => return,
             Ok(false) => tracing::warn!("someone deleted the rules between pods and the outside; making them again"),
             Err(error) => {
-                tracing::warn!(%error, "cannot tell whether the rules between pods and the outside are there")
+                tracing::warn!(%error, "cannot tell whether the rules between pods and the outside are there");
             }
         }
         self.applied = None;
