@@ -22,12 +22,16 @@ struct Expected {
     since: Instant,
 }
 
+impl Expected {
+    fn is_complete(&self) -> bool {
+        self.creations == 0 && self.deletions.is_empty()
+    }
+}
+
 impl Expectations {
     /// Whether all that was expected has come.
     pub(crate) fn satisfied(&self, key: &ObjectKey) -> bool {
-        self.all().get(key).is_none_or(|expected| {
-            (expected.creations == 0 && expected.deletions.is_empty()) || expected.since.elapsed() > TIMEOUT
-        })
+        self.all().get(key).is_none_or(|expected| expected.is_complete() || expected.since.elapsed() > TIMEOUT)
     }
 
     pub(crate) fn expect(&self, key: &ObjectKey, creations: usize, deletions: impl IntoIterator<Item = String>) {
@@ -35,18 +39,18 @@ impl Expectations {
         self.all().insert(key.clone(), expected);
     }
 
-    /// `count` creations came, or will not come.
-    pub(crate) fn created(&self, key: &ObjectKey, count: usize) {
-        if let Some(expected) = self.all().get_mut(key) {
-            expected.creations = expected.creations.saturating_sub(count);
-        }
+    /// `count` creations came, or will not come. Whether they were the last of what was expected.
+    pub(crate) fn created(&self, key: &ObjectKey, count: usize) -> bool {
+        let mut all = self.all();
+        let Some(expected) = all.get_mut(key).filter(|expected| expected.creations > 0) else { return false };
+        expected.creations = expected.creations.saturating_sub(count);
+        expected.is_complete()
     }
 
-    /// A deletion came, or will not come.
-    pub(crate) fn deleted(&self, key: &ObjectKey, uid: &str) {
-        if let Some(expected) = self.all().get_mut(key) {
-            expected.deletions.remove(uid);
-        }
+    /// A deletion came, or will not come. Whether it was the last of what was expected.
+    pub(crate) fn deleted(&self, key: &ObjectKey, uid: &str) -> bool {
+        let mut all = self.all();
+        all.get_mut(key).is_some_and(|expected| expected.deletions.remove(uid) && expected.is_complete())
     }
 
     pub(crate) fn forget(&self, key: &ObjectKey) {
@@ -66,15 +70,17 @@ mod tests {
     fn satisfied_when_all_came() {
         let (expectations, key) = (Expectations::default(), ObjectKey::new("ns", "a"));
         assert!(expectations.satisfied(&key));
+        assert!(!expectations.created(&key, 1), "nothing was expected");
         expectations.expect(&key, 2, []);
-        expectations.created(&key, 1);
+        assert!(!expectations.created(&key, 1));
         assert!(!expectations.satisfied(&key));
-        expectations.created(&key, 1);
+        assert!(expectations.created(&key, 1), "the last one");
         assert!(expectations.satisfied(&key));
+        assert!(!expectations.created(&key, 1), "one more");
         expectations.expect(&key, 0, ["u".to_owned()]);
-        expectations.deleted(&key, "other");
+        assert!(!expectations.deleted(&key, "other"));
         assert!(!expectations.satisfied(&key));
-        expectations.deleted(&key, "u");
+        assert!(expectations.deleted(&key, "u"), "the last one");
         assert!(expectations.satisfied(&key));
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use informer::kinds::service_of;
 use informer::queue::{self, Action, Key, Queue};
@@ -50,6 +51,11 @@ pub(crate) const NODE: &str = "node";
 pub(crate) const NAMESPACE: &str = "namespace";
 /// EndpointSlices by `namespace/service`.
 pub(crate) const SERVICE: &str = "service";
+
+/// See [`collecting`].
+const FEW: u32 = 20;
+/// See [`collecting`].
+const MOST: Duration = Duration::from_secs(1);
 
 /// What a controller is started with.
 pub(crate) struct Env {
@@ -205,6 +211,13 @@ pub(crate) async fn wait(all: Vec<futures::future::BoxFuture<'static, ()>>) {
     futures::future::join_all(all).await;
 }
 
+/// How long changes of one of `size` things are collected, `each` for every one: all of them are looked at together. Where
+/// they are few, each change is dealt with at once.
+pub(crate) fn collecting(size: usize, each: Duration) -> Duration {
+    let size = u32::try_from(size).unwrap_or(u32::MAX);
+    if size < FEW { Duration::ZERO } else { each.saturating_mul(size).min(MOST) }
+}
+
 /// Changes an object as it is now, or one of its subresources, by replacing it; most controllers may update but not patch.
 /// Nothing is written if nothing changes. None if the object (with this uid) is gone.
 pub(crate) async fn update(
@@ -235,4 +248,15 @@ pub(crate) async fn update(
 pub(crate) fn path_of<T: Projection>(object: &T) -> Path {
     let meta = object.meta();
     Path::object(T::GROUP, T::VERSION, T::RESOURCE, &meta.namespace, &meta.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_of_many_are_collected() {
+        let millis = |size| collecting(size, Duration::from_micros(500)).as_millis();
+        assert_eq!([0, 19, 20, 1500, 10_000].map(millis), [0, 0, 10, 750, 1000]);
+    }
 }

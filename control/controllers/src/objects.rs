@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 pub(crate) use informer::kinds::{Condition, Node, Service, ServicePort, Taint, Toleration};
 use informer::meta::null_is_default;
 use informer::{Meta, projection};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 projection!(Pod, "", "v1", "pods");
@@ -115,7 +115,85 @@ pub(crate) struct ConfigMap {
 #[serde(default)]
 pub(crate) struct Endpoints {
     pub(crate) metadata: Meta,
-    pub(crate) subsets: Value,
+    #[serde(deserialize_with = "null_is_default")]
+    pub(crate) subsets: Vec<Subset>,
+}
+
+/// Addresses of an [`Endpoints`] with the same ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Subset {
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub(crate) addresses: Vec<Address>,
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub(crate) not_ready_addresses: Vec<Address>,
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub(crate) ports: Vec<Value>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Address {
+    pub(crate) ip: Box<str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(crate) hostname: Box<str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) node_name: Option<Box<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) target_ref: Option<TargetRef>,
+}
+
+/// What an address is of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct TargetRef {
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(crate) api_version: Box<str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(crate) kind: Box<str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(crate) namespace: Box<str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(crate) name: Box<str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(crate) uid: Box<str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(crate) resource_version: Box<str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(crate) field_path: Box<str>,
+}
+
+/// One of an [`EndpointSlice`], with all its fields: there are many, and they are compared as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct Endpoint {
+    #[serde(deserialize_with = "null_is_default")]
+    pub(crate) addresses: Vec<Box<str>>,
+    #[serde(deserialize_with = "null_is_default")]
+    pub(crate) conditions: EndpointConditions,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) hostname: Option<Box<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) target_ref: Option<TargetRef>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) deprecated_topology: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) node_name: Option<Box<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) zone: Option<Box<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) hints: Option<Value>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct EndpointConditions {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ready: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) serving: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) terminating: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -124,7 +202,7 @@ pub(crate) struct EndpointSlice {
     pub(crate) metadata: Meta,
     pub(crate) address_type: String,
     #[serde(deserialize_with = "null_is_default")]
-    pub(crate) endpoints: Vec<Value>,
+    pub(crate) endpoints: Vec<Endpoint>,
     #[serde(deserialize_with = "null_is_default")]
     pub(crate) ports: Vec<Value>,
 }

@@ -70,7 +70,7 @@ pub struct ServiceSpec {
 }
 
 /// A port of a [`Service`].
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct ServicePort {
     /// Matches the name of an endpoint's port.

@@ -1,12 +1,14 @@
 //! From a Service and its pods to EndpointSlices and Endpoints. Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use informer::kinds::SERVICE_NAME;
 use serde_json::{Map, Value, json};
 
-use crate::objects::{EndpointSlice, Pod, Service, ServicePort};
+use crate::objects::{
+    Address, Endpoint, EndpointConditions, EndpointSlice, Pod, Service, ServicePort, Subset, TargetRef,
+};
 
 /// The label of a slice that names its controller.
 pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
@@ -19,9 +21,12 @@ const HEADLESS: &str = "service.kubernetes.io/headless";
 pub(super) struct Group {
     pub(super) address_type: String,
     pub(super) ports: Vec<Value>,
-    /// By [`identity`], so that the order is stable.
-    pub(super) endpoints: BTreeMap<String, Value>,
+    /// By identity, so that the order is stable.
+    pub(super) endpoints: BTreeMap<Identity, Endpoint>,
 }
+
+/// What an endpoint keeps when its state changes: its pod's uid and its address. Pods in the host's network share theirs.
+type Identity = (Box<str>, Box<str>);
 
 /// What all slices of a Service have in common.
 #[derive(Debug)]
@@ -57,8 +62,8 @@ pub(super) fn address_types(service: &Service) -> Vec<&'static str> {
 }
 
 /// The Service's ports as this pod has them; a named port that it lacks is left out.
-fn ports_of(service: &Service, pod: &Pod) -> Vec<(ServicePort, u16)> {
-    service.spec.ports.iter().filter_map(|port| Some((port.clone(), target(port, pod)?))).collect()
+fn ports_of<'a>(service: &'a Service, pod: &Pod) -> Vec<(&'a ServicePort, u16)> {
+    service.spec.ports.iter().filter_map(|port| Some((port, target(port, pod)?))).collect()
 }
 
 fn protocol(text: &str) -> &str {
@@ -88,11 +93,18 @@ pub(super) fn groups(service: &Service, pods: &[Arc<Pod>], zone_of: impl Fn(&str
     let mut groups: Vec<Group> = Vec::new();
     for address_type in address_types(service) {
         let before = groups.len();
+        // Most pods have the same ports.
+        let mut known: Vec<Vec<(&ServicePort, u16)>> = Vec::new();
         for pod in pods.iter().filter(|pod| takes_part(pod)) {
             let Some(ip) = pod.ips().find(|ip| ip.contains(':') == (address_type == "IPv6")) else { continue };
-            let ports: Vec<Value> =
-                ports_of(service, pod).iter().map(|(port, number)| slice_port(port, *number)).collect();
-            group_of(&mut groups, address_type, ports).add(endpoint(service, pod, ip, &zone_of));
+            let ports = ports_of(service, pod);
+            let at = known.iter().position(|known| *known == ports).unwrap_or_else(|| {
+                let values = ports.iter().map(|(port, number)| slice_port(port, *number)).collect();
+                groups.push(Group { address_type: address_type.into(), ports: values, ..Group::default() });
+                known.push(ports);
+                known.len() - 1
+            });
+            groups[before + at].add(endpoint(service, pod, ip, &zone_of));
         }
         // A Service without endpoints has an empty slice, so that its watchers know that it is looked after.
         if groups.len() == before {
@@ -112,15 +124,14 @@ pub(super) fn group_of<'a>(groups: &'a mut Vec<Group>, address_type: &str, ports
 }
 
 impl Group {
-    pub(super) fn add(&mut self, endpoint: Value) {
+    pub(super) fn add(&mut self, endpoint: Endpoint) {
         self.endpoints.insert(identity(&endpoint), endpoint);
     }
 }
 
-/// What an endpoint keeps when its state changes. Pods in the host's network share its address.
-fn identity(endpoint: &Value) -> String {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    format!("{}/{}", text(&endpoint["targetRef"]["uid"]), text(&endpoint["addresses"][0]))
+fn identity(endpoint: &Endpoint) -> Identity {
+    let uid = endpoint.target_ref.as_ref().map(|target| target.uid.clone());
+    (uid.unwrap_or_default(), endpoint.addresses.first().cloned().unwrap_or_default())
 }
 
 fn slice_port(port: &ServicePort, number: u16) -> Value {
@@ -131,40 +142,38 @@ fn slice_port(port: &ServicePort, number: u16) -> Value {
     value
 }
 
-fn endpoint(service: &Service, pod: &Pod, ip: &str, zone_of: impl Fn(&str) -> Option<String>) -> Value {
+fn endpoint(service: &Service, pod: &Pod, ip: &str, zone_of: impl Fn(&str) -> Option<String>) -> Endpoint {
     let (serving, terminating) = (pod.is_ready(), pod.metadata.is_deleting());
     let ready = service.spec.publish_not_ready_addresses || (serving && !terminating);
-    let mut value = json!({
-        "addresses": [ip],
-        "conditions": { "ready": ready, "serving": serving, "terminating": terminating },
-        "targetRef": target_ref(pod),
-    });
-    if !pod.spec.node_name.is_empty() {
-        value["nodeName"] = Value::from(pod.spec.node_name.as_str());
-        if let Some(zone) = zone_of(&pod.spec.node_name) {
-            value["zone"] = Value::from(zone);
-        }
-    }
-    if let Some(hostname) = hostname(service, pod) {
-        value["hostname"] = Value::from(hostname);
-    }
-    if let Some(hints) = hints(service, &value).filter(|_| ready) {
-        value["hints"] = hints;
-    }
-    value
+    let node = node_name(pod);
+    let mut endpoint = Endpoint {
+        addresses: vec![ip.into()],
+        conditions: EndpointConditions { ready: Some(ready), serving: Some(serving), terminating: Some(terminating) },
+        target_ref: Some(target_ref(pod)),
+        zone: node.as_deref().and_then(zone_of).map(Box::from),
+        node_name: node,
+        hostname: hostname(service, pod).map(Box::from),
+        ..Endpoint::default()
+    };
+    endpoint.hints = hints(service, &endpoint).filter(|_| ready);
+    endpoint
+}
+
+fn node_name(pod: &Pod) -> Option<Box<str>> {
+    Some(pod.spec.node_name.as_str()).filter(|name| !name.is_empty()).map(Box::from)
 }
 
 /// Whom an endpoint is meant for, where the Service wants clients to stay near.
-fn hints(service: &Service, endpoint: &Value) -> Option<Value> {
+fn hints(service: &Service, endpoint: &Endpoint) -> Option<Value> {
     let wanted = service.spec.traffic_distribution.as_deref()?;
     let on_node = wanted == "PreferSameNode";
     if !on_node && !matches!(wanted, "PreferSameZone" | "PreferClose") {
         return None;
     }
     let mut hints = Map::new();
-    for (list, field) in [("forZones", "zone"), ("forNodes", "nodeName")] {
-        if !endpoint[field].is_null() && (on_node || field == "zone") {
-            hints.insert(list.into(), json!([{ "name": endpoint[field] }]));
+    for (list, name) in [("forZones", &endpoint.zone), ("forNodes", &endpoint.node_name)] {
+        if let Some(name) = name.as_ref().filter(|_| on_node || list == "forZones") {
+            hints.insert(list.into(), json!([{ "name": name }]));
         }
     }
     (!hints.is_empty()).then_some(Value::Object(hints))
@@ -176,13 +185,15 @@ fn hostname<'a>(service: &Service, pod: &'a Pod) -> Option<&'a str> {
     named.then_some(pod.spec.hostname.as_str())
 }
 
-fn target_ref(pod: &Pod) -> Value {
-    json!({
-        "kind": "Pod",
-        "namespace": pod.metadata.namespace,
-        "name": pod.metadata.name,
-        "uid": pod.metadata.uid,
-    })
+fn target_ref(pod: &Pod) -> TargetRef {
+    let meta = &pod.metadata;
+    TargetRef {
+        kind: "Pod".into(),
+        namespace: meta.namespace.as_str().into(),
+        name: meta.name.as_str().into(),
+        uid: meta.uid.as_str().into(),
+        ..TargetRef::default()
+    }
 }
 
 /// The Service's labels and those that say whose the slice is.
@@ -215,7 +226,7 @@ pub(super) fn changes(common: &Common, groups: Vec<Group>, existing: &[Arc<Endpo
 
 struct Draft<'a> {
     slice: &'a EndpointSlice,
-    endpoints: Vec<Value>,
+    endpoints: Vec<Endpoint>,
     changed: bool,
 }
 
@@ -224,7 +235,7 @@ fn reconcile_group(mut group: Group, mine: Vec<&EndpointSlice>, common: &Common,
         .into_iter()
         .map(|slice| {
             let kept = slice.endpoints.iter().filter_map(|endpoint| group.endpoints.remove(&identity(endpoint)));
-            let endpoints: Vec<Value> = kept.collect();
+            let endpoints: Vec<Endpoint> = kept.collect();
             let changed = endpoints != slice.endpoints
                 || slice.metadata.labels != common.labels
                 || common.annotations.as_ref().is_some_and(|wanted| *wanted != slice.metadata.annotations);
@@ -239,8 +250,8 @@ fn reconcile_group(mut group: Group, mine: Vec<&EndpointSlice>, common: &Common,
         draft.endpoints.extend(left.by_ref().take(room));
         draft.changed |= draft.endpoints.len() > before;
     }
-    let left: Vec<Value> = left.collect();
-    let content = |endpoints: &[Value]| json!({ "addressType": group.address_type, "ports": group.ports, "endpoints": endpoints });
+    let left: Vec<Endpoint> = left.collect();
+    let content = |endpoints: &[Endpoint]| json!({ "addressType": group.address_type, "ports": group.ports, "endpoints": endpoints });
     changes.create.extend(left.chunks(common.room).map(content));
     let some = !left.is_empty() || drafts.iter().any(|draft| !draft.endpoints.is_empty());
     if !some && drafts.is_empty() {
@@ -258,53 +269,38 @@ fn reconcile_group(mut group: Group, mine: Vec<&EndpointSlice>, common: &Common,
 }
 
 /// The `subsets` of the Endpoints object: the primary addresses, by ports.
-pub(super) fn subsets(service: &Service, pods: &[Arc<Pod>]) -> Vec<Value> {
-    #[derive(Default)]
-    struct Subset {
-        ready: Vec<Value>,
-        not_ready: Vec<Value>,
-    }
+pub(super) fn subsets(service: &Service, pods: &[Arc<Pod>]) -> Vec<Subset> {
     let v6 = address_types(service).first() == Some(&"IPv6");
-    let mut by_ports: Vec<(Vec<Value>, Subset)> = Vec::new();
-    let mut index: HashMap<String, usize> = HashMap::new();
+    let mut by_ports: Vec<(Vec<(&ServicePort, u16)>, Subset)> = Vec::new();
     let publish = service.spec.publish_not_ready_addresses;
     for pod in pods.iter().filter(|pod| takes_part(pod) && (publish || !pod.metadata.is_deleting())) {
         let Some(ip) = pod.ips().find(|ip| ip.contains(':') == v6) else { continue };
-        let ports: Vec<Value> =
-            ports_of(service, pod).iter().map(|(port, number)| endpoints_port(port, *number)).collect();
+        let ports = ports_of(service, pod);
         if ports.is_empty() && !is_headless(service) {
             continue;
         }
-        let mut address = json!({ "ip": ip, "targetRef": target_ref(pod) });
-        if !pod.spec.node_name.is_empty() {
-            address["nodeName"] = Value::from(pod.spec.node_name.as_str());
-        }
-        if let Some(hostname) = hostname(service, pod) {
-            address["hostname"] = Value::from(hostname);
-        }
-        let at = *index.entry(Value::from(ports.clone()).to_string()).or_insert_with(|| {
-            by_ports.push((ports, Subset::default()));
+        let address = Address {
+            ip: ip.into(),
+            hostname: hostname(service, pod).unwrap_or_default().into(),
+            node_name: node_name(pod),
+            target_ref: Some(target_ref(pod)),
+        };
+        let at = by_ports.iter().position(|(known, _)| *known == ports).unwrap_or_else(|| {
+            let values = ports.iter().map(|(port, number)| endpoints_port(port, *number)).collect();
+            by_ports.push((ports, Subset { ports: values, ..Subset::default() }));
             by_ports.len() - 1
         });
         let subset = &mut by_ports[at].1;
-        if publish || pod.is_ready() { subset.ready.push(address) } else { subset.not_ready.push(address) }
+        let list = if publish || pod.is_ready() { &mut subset.addresses } else { &mut subset.not_ready_addresses };
+        list.push(address);
     }
-    by_ports.sort_by_key(|(ports, _)| Value::from(ports.clone()).to_string());
-    let subset = |(ports, subset): (Vec<Value>, Subset)| {
-        let mut value = Map::new();
-        for (field, mut addresses) in [("addresses", subset.ready), ("notReadyAddresses", subset.not_ready)] {
-            addresses.sort_by(|a, b| a["ip"].as_str().cmp(&b["ip"].as_str()));
-            addresses.truncate(1000);
-            if !addresses.is_empty() {
-                value.insert(field.into(), addresses.into());
-            }
-        }
-        if !ports.is_empty() {
-            value.insert("ports".into(), ports.into());
-        }
-        Value::Object(value)
-    };
-    by_ports.into_iter().map(subset).collect()
+    let mut subsets: Vec<Subset> = by_ports.into_iter().map(|(_, subset)| subset).collect();
+    subsets.sort_by_cached_key(|subset| Value::from(subset.ports.clone()).to_string());
+    for list in subsets.iter_mut().flat_map(|subset| [&mut subset.addresses, &mut subset.not_ready_addresses]) {
+        list.sort_by(|a, b| a.ip.cmp(&b.ip));
+        list.truncate(1000);
+    }
+    subsets
 }
 
 fn endpoints_port(port: &ServicePort, number: u16) -> Value {
@@ -356,6 +352,10 @@ mod tests {
         (node == "n1").then(|| "z1".to_owned())
     }
 
+    fn first(groups: &[Group]) -> &Endpoint {
+        groups[0].endpoints.first_key_value().unwrap().1
+    }
+
     /// As the API server would answer after `value` was created under `name`.
     fn slice(service: &Service, name: &str, value: &Value) -> Arc<EndpointSlice> {
         let mut value = value.clone();
@@ -379,14 +379,14 @@ mod tests {
             let mut service = web();
             service.spec.publish_not_ready_addresses = publish;
             let groups = groups(&service, &pods, zone);
-            let show = |(key, endpoint): (&String, &Value)| {
-                let (uid, _) = key.split_once('/').unwrap();
-                let is = |condition: &str| endpoint["conditions"][condition].clone();
-                format!("{uid}:{}/{}/{}", is("ready"), is("serving"), is("terminating"))
+            let show = |((uid, _), endpoint): (&Identity, &Endpoint)| {
+                let is = endpoint.conditions;
+                let [ready, serving, terminating] = [is.ready, is.serving, is.terminating].map(Option::unwrap);
+                format!("{uid}:{ready}/{serving}/{terminating}")
             };
             assert_eq!(groups[0].endpoints.iter().map(show).collect::<Vec<_>>().join(" "), want);
             assert_eq!(groups[0].ports, [json!({"name": "", "port": 8080, "protocol": "TCP"})]);
-            assert_eq!(groups[0].endpoints["u001/10.0.0.1"]["zone"], "z1");
+            assert_eq!(first(&groups).zone.as_deref(), Some("z1"));
         }
     }
 
@@ -394,16 +394,16 @@ mod tests {
     fn hints_follow_the_traffic_distribution() {
         let zones = json!([{"name": "z1"}]);
         for (distribution, ready, want) in [
-            (None, true, Value::Null),
-            (Some("PreferClose"), true, json!({"forZones": zones})),
-            (Some("PreferSameZone"), true, json!({"forZones": zones})),
-            (Some("PreferSameZone"), false, Value::Null),
-            (Some("PreferSameNode"), true, json!({"forZones": zones, "forNodes": [{"name": "n1"}]})),
+            (None, true, None),
+            (Some("PreferClose"), true, Some(json!({"forZones": zones}))),
+            (Some("PreferSameZone"), true, Some(json!({"forZones": zones}))),
+            (Some("PreferSameZone"), false, None),
+            (Some("PreferSameNode"), true, Some(json!({"forZones": zones, "forNodes": [{"name": "n1"}]}))),
         ] {
             let mut service = web();
             service.spec.traffic_distribution = distribution.map(str::to_owned);
             let groups = groups(&service, &pods([pod(1, 8080, ready)]), zone);
-            assert_eq!(groups[0].endpoints["u001/10.0.0.1"]["hints"], want, "{distribution:?}");
+            assert_eq!(first(&groups).hints, want, "{distribution:?}");
         }
     }
 
@@ -449,24 +449,46 @@ mod tests {
     }
 
     #[test]
+    fn one_of_many_pods_changes_one_slice() {
+        let service = web();
+        let many = |changed: usize| pods((0..1500).map(|number| pod(number, 80, number != changed)));
+        let slices_of = |pods: &[Arc<Pod>], existing: &[Arc<EndpointSlice>]| {
+            let common = Common { labels: slice_labels(&service), annotations: None, room: 100 };
+            changes(&common, groups(&service, pods, zone), existing)
+        };
+        let made = slices_of(&many(usize::MAX), &[]);
+        let existing: Vec<_> =
+            made.create.iter().enumerate().map(|(at, value)| slice(&service, &format!("s{at}"), value)).collect();
+        assert_eq!((made.create.len(), made.update.len()), (15, 0));
+        let changed = slices_of(&many(700), &existing);
+        assert_eq!((changed.create.len(), changed.update.len(), changed.delete.len()), (0, 1, 0));
+        assert_eq!(slices_of(&many(usize::MAX), &existing), Changes::default());
+    }
+
+    #[test]
     fn headless_services_name_their_pods() {
         let service = service(&json!({"clusterIP": "None"}));
         let mut named = pod(1, 8080, true);
         named["spec"]["hostname"] = json!("db-0");
         named["spec"]["subdomain"] = json!("web");
         let groups = groups(&service, &pods([named]), zone);
-        assert_eq!(groups[0].endpoints["u001/10.0.0.1"]["hostname"], "db-0");
+        assert_eq!(first(&groups).hostname.as_deref(), Some("db-0"));
         assert!(groups[0].ports.is_empty());
         assert_eq!(slice_labels(&service).get(HEADLESS).map(String::as_str), Some(""));
     }
 
     #[test]
     fn endpoints_object() {
-        let subsets = subsets(&web(), &pods([pod(2, 8080, true), pod(1, 8080, true), pod(3, 8080, false)]));
+        let subsets = json!(subsets(&web(), &pods([pod(2, 8080, true), pod(1, 8080, true), pod(3, 8080, false)])));
         let ips = |field: &str| -> Vec<_> {
             subsets[0][field].as_array().unwrap().iter().map(|address| address["ip"].as_str().unwrap()).collect()
         };
         assert_eq!((ips("addresses"), ips("notReadyAddresses")), (vec!["10.0.0.1", "10.0.0.2"], vec!["10.0.0.3"]));
         assert_eq!(subsets[0]["ports"], json!([{"port": 8080, "protocol": "TCP"}]));
+        assert_eq!(
+            subsets[0]["addresses"][0],
+            json!({"ip": "10.0.0.1", "nodeName": "n1",
+                   "targetRef": {"kind": "Pod", "namespace": "ns", "name": "p1", "uid": "u001"}})
+        );
     }
 }

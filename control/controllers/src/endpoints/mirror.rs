@@ -7,12 +7,12 @@ use std::sync::Arc;
 use informer::kinds::SERVICE_NAME;
 use informer::queue::{Action, Queue};
 use informer::{Informer, ObjectKey};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::compute::{self, Common, Group, MANAGED_BY};
 use super::slices::Writer;
 use crate::framework::{Env, Result, synced};
-use crate::objects::{Endpoints, Service};
+use crate::objects::{Address, Endpoint, EndpointConditions, Endpoints, Service};
 use crate::replicas::controller_reference;
 
 const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
@@ -82,17 +82,16 @@ fn common(endpoints: &Endpoints) -> Common {
 
 fn groups(endpoints: &Endpoints) -> Vec<Group> {
     let mut groups = Vec::new();
-    for subset in endpoints.subsets.as_array().into_iter().flatten() {
-        let of = |field: &str| subset[field].as_array().cloned().unwrap_or_default();
-        let ports: Vec<Value> = of("ports").into_iter().map(port).collect();
-        let ready = of("addresses").into_iter().map(|address| (address, true));
-        let all = ready.chain(of("notReadyAddresses").into_iter().map(|address| (address, false)));
+    for subset in &endpoints.subsets {
+        let ports: Vec<Value> = subset.ports.iter().cloned().map(port).collect();
+        let ready = subset.addresses.iter().map(|address| (address, true));
+        let all = ready.chain(subset.not_ready_addresses.iter().map(|address| (address, false)));
         let mut seen = HashSet::new();
         for (address, ready) in all.take(MAX_ADDRESSES) {
-            let Some(ip) = address["ip"].as_str().and_then(|text| text.parse::<IpAddr>().ok()) else { continue };
+            let Ok(ip) = address.ip.parse::<IpAddr>() else { continue };
             if seen.insert(ip) {
                 let kind = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
-                compute::group_of(&mut groups, kind, ports.clone()).add(endpoint(&address, ready));
+                compute::group_of(&mut groups, kind, ports.clone()).add(endpoint(address, ready));
             }
         }
     }
@@ -106,20 +105,21 @@ fn port(mut port: Value) -> Value {
     port
 }
 
-fn endpoint(address: &Value, ready: bool) -> Value {
-    let mut endpoint = json!({ "addresses": [address["ip"]], "conditions": { "ready": ready } });
-    for field in ["hostname", "nodeName", "targetRef"] {
-        let value = &address[field];
-        if !value.is_null() && value != "" {
-            endpoint[field] = value.clone();
-        }
+fn endpoint(address: &Address, ready: bool) -> Endpoint {
+    Endpoint {
+        addresses: vec![address.ip.clone()],
+        conditions: EndpointConditions { ready: Some(ready), ..EndpointConditions::default() },
+        hostname: Some(address.hostname.clone()).filter(|name| !name.is_empty()),
+        node_name: address.node_name.clone().filter(|name| !name.is_empty()),
+        target_ref: address.target_ref.clone(),
+        ..Endpoint::default()
     }
-    endpoint
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn endpoints(metadata: &Value, subsets: &Value) -> Endpoints {
         serde_json::from_value(json!({"metadata": metadata, "subsets": subsets})).unwrap()
@@ -165,7 +165,7 @@ mod tests {
                 let endpoints = group
                     .endpoints
                     .into_values()
-                    .map(|it| format!(" {}:{}", it["addresses"][0].as_str().unwrap(), it["conditions"]["ready"]));
+                    .map(|it| format!(" {}:{}", it.addresses[0], it.conditions.ready.unwrap()));
                 format!("{} {}{}", group.address_type, group.ports[0]["name"], endpoints.collect::<String>())
             };
             let got: Vec<_> = groups(&endpoints(&json!({}), &subsets)).into_iter().map(show).collect();

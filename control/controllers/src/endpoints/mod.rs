@@ -13,8 +13,8 @@ use informer::rest::{self, DeleteOptions, Path, Rest};
 use informer::{Event, Informer, ObjectKey, Projection};
 use serde_json::{Value, json};
 
-use crate::framework::{Doing, Env, Informers, NAMESPACE, Result, SERVICE, synced};
-use crate::objects::{EndpointSlice, Endpoints, Node, Pod, Service};
+use crate::framework::{Doing, Env, Informers, NAMESPACE, Result, SERVICE, collecting, synced};
+use crate::objects::{Endpoints, Node, Pod, Service};
 use crate::replicas::controller_reference;
 use compute::Common;
 use slices::{Author, Ledger, Writer};
@@ -22,11 +22,8 @@ use slices::{Author, Ledger, Writer};
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// As upstream's default.
 const MAX_ENDPOINTS: usize = 100;
-/// Up to so many endpoints each change is written at once.
-const FEW: usize = 20;
-/// For each endpoint.
+/// How long changes are collected for each endpoint of a Service: the more there are, the more is written for each.
 const A_MOMENT: Duration = Duration::from_micros(500);
-const MOST: Duration = Duration::from_secs(1);
 
 struct Slices {
     writer: Writer,
@@ -80,13 +77,6 @@ pub(crate) fn start(env: &Env) {
     mirror::start(env);
 }
 
-/// How long changes of pods are collected: the more endpoints a Service has, the more is written for each.
-fn collecting(slices: &Informer<EndpointSlice>, service: &ObjectKey) -> Duration {
-    let endpoints: usize =
-        slices.by_index(SERVICE, &service.to_string()).iter().map(|slice| slice.endpoints.len()).sum();
-    if endpoints < FEW { Duration::ZERO } else { (A_MOMENT * u32::try_from(endpoints).unwrap_or(u32::MAX)).min(MOST) }
-}
-
 fn trigger(informers: &Informers, queue: &Queue<ObjectKey>) {
     let (services, slices) = (informers.services.clone(), informers.endpoint_slices.clone());
     let changed = queue.clone();
@@ -103,7 +93,8 @@ fn trigger(informers: &Informers, queue: &Queue<ObjectKey>) {
         for service in services.by_index(NAMESPACE, &new.metadata.namespace) {
             if selects(&service, new) || old.is_some_and(|old| selects(&service, old)) {
                 let key = service.key();
-                let wait = collecting(&slices, &key);
+                let slices = slices.by_index(SERVICE, &key.to_string());
+                let wait = collecting(slices.iter().map(|slice| slice.endpoints.len()).sum(), A_MOMENT);
                 changed.add_after(key, wait);
             }
         }
@@ -190,20 +181,16 @@ impl Legacy {
             "kind": "Endpoints",
             "metadata": { "name": key.name, "namespace": key.namespace, "labels": labels },
         });
-        let same_subsets = |known: &Endpoints| match known.subsets.as_array() {
-            Some(known) => *known == subsets,
-            None => subsets.is_empty(),
-        };
         match known {
-            Some(known) if same_subsets(&known) && known.metadata.labels == labels => {}
+            Some(known) if known.subsets == subsets && known.metadata.labels == labels => {}
             Some(known) => {
-                object["subsets"] = subsets.into();
+                object["subsets"] = json!(subsets);
                 object["metadata"]["resourceVersion"] = Value::from(known.metadata.resource_version.as_str());
                 object["metadata"]["annotations"] = json!(known.metadata.annotations);
                 self.ledger.note(key, &self.rest.update(&path, &object).await.doing(doing)?);
             }
             None => {
-                object["subsets"] = subsets.into();
+                object["subsets"] = json!(subsets);
                 let collection = Path::collection("", "v1", "endpoints", &key.namespace);
                 match self.rest.create(&collection, &object).await {
                     Err(error) if rest::is_namespace_terminating(&error) => {}

@@ -19,11 +19,13 @@ use informer::{Event, Informer, Meta, ObjectKey, Projection};
 use serde_json::{Value, json};
 
 use crate::expectations::Expectations;
-use crate::framework::{Doing, Env, Error, NODE, ORPHAN, OWNER, Result, path_of, synced, update};
+use crate::framework::{Doing, Env, Error, NODE, ORPHAN, OWNER, Result, collecting, path_of, synced, update};
 use crate::objects::{Pod, ReplicaSet, ReplicaSetSpec, ReplicaStatus, ReplicationController};
 
 /// Pods created or deleted in one go.
 const BURST: usize = 500;
+/// How long changes are collected for each pod of a set.
+const A_MOMENT: Duration = Duration::from_micros(50);
 /// The first batch; each that succeeds doubles it, so that a quota that forbids all is asked once, not 500 times.
 const FIRST_BATCH: usize = 1;
 
@@ -144,15 +146,17 @@ impl<T: Replicated> Controller<T> {
             queue.add(key);
         }
         if let Some(key) = owner_key::<T>(&new.metadata) {
-            if deleted {
-                self.expectations.deleted(&key, &new.metadata.uid);
-            } else if old.is_none() {
-                self.expectations.created(&key, 1);
-            }
+            let last_expected = if deleted {
+                self.expectations.deleted(&key, &new.metadata.uid)
+            } else {
+                old.is_none() && self.expectations.created(&key, 1)
+            };
             if let Some(wait) = old.filter(|old| !old.is_ready()).and(self.min_ready(&key)).filter(|_| new.is_ready()) {
                 queue.add_after(key.clone(), wait);
             }
-            queue.add(key);
+            let known = self.sets.get(&key).and_then(|set| usize::try_from(set.status().replicas).ok());
+            let wait = if last_expected { Duration::ZERO } else { collecting(known.unwrap_or_default(), A_MOMENT) };
+            queue.add_after(key, wait);
         } else if new.metadata.controller().is_none() && !deleted {
             let relabelled =
                 old.is_none_or(|old| old.metadata.labels != new.metadata.labels || old.metadata.controller().is_some());
