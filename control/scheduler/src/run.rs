@@ -168,10 +168,11 @@ impl Inner {
             let pick = |count| if count > 1 { rand::random_range(0..count) } else { 0 };
             let cycle = || {
                 let chosen = cycle::schedule(&self.plugins, &mut cycle_state, &pod, &nodes, &mut start, pick);
+                // While a snapshot is held, placing a pod copies it.
+                drop(nodes);
                 chosen.map(|node| self.reserve(&mut cycle_state, &pod, &node).then_some(node))
             };
             let choice = catch_unwind(AssertUnwindSafe(cycle));
-            drop(nodes);
             let choice = match choice {
                 Ok(choice) => choice,
                 Err(panic) => {
