@@ -41,9 +41,9 @@ pub(crate) trait Kernel {
     fn backend(&self, family: Family, slot: u32) -> Result<SocketAddr, KernelError>;
     /// Fills a slot that no frontend points at.
     fn put_backend(&mut self, slot: u32, backend: &SocketAddr) -> Result<(), KernelError>;
-    /// Forgets which clients stay with these backends of a set (`None`: with any).
+    /// Forgets which clients stay with these backends (in ascending order) of a set; `None`: with any.
     fn forget_affinity(&mut self, family: Family, set: u32, gone: Option<&[SocketAddr]>) -> Result<(), KernelError>;
-    /// Forgets which unconnected sockets had sent to these backends for a frontend with one of these ports.
+    /// Forgets which unconnected sockets had sent to these backends (in ascending order) for a frontend with one of these ports.
     fn forget_reverse(&mut self, family: Family, gone: &[SocketAddr], ports: &[u16]) -> Result<(), KernelError>;
     /// The addresses that node ports answer on.
     fn node_addresses(&self) -> Result<Vec<(IpAddr, u32)>, KernelError>;
@@ -288,13 +288,13 @@ impl<A: Words> Kernel for Half<A> {
 
     fn forget_affinity(&mut self, _: Family, set: u32, gone: Option<&[SocketAddr]>) -> Opened<()> {
         sweep(&mut self.affinity, A::MAPS.affinity, |key, value| {
-            key.service == set && gone.is_none_or(|gone| gone.contains(&address(&value.backend)))
+            key.service == set && gone.is_none_or(|gone| gone.binary_search(&address(&value.backend)).is_ok())
         })
     }
 
     fn forget_reverse(&mut self, _: Family, gone: &[SocketAddr], ports: &[u16]) -> Opened<()> {
         sweep(&mut self.reverse, A::MAPS.reverse, |key, front| {
-            ports.contains(&u16::from_be(front.port)) && gone.contains(&address(&key.backend))
+            ports.contains(&u16::from_be(front.port)) && gone.binary_search(&address(&key.backend)).is_ok()
         })
     }
 

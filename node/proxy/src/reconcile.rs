@@ -34,6 +34,7 @@ pub enum ReconcileError {
 struct Extent {
     base: u32,
     id: u32,
+    /// In ascending order.
     backends: Vec<SocketAddr>,
 }
 
@@ -46,6 +47,7 @@ struct Retired {
     /// Id of the set, and whether the set as such is gone.
     set: (u32, bool),
     affine: bool,
+    /// In ascending order.
     gone: Vec<SocketAddr>,
     /// Frontend ports, for datagram services.
     ports: Vec<u16>,
@@ -251,7 +253,7 @@ impl<K: Kernel> Reconciler<K> {
                 continue;
             }
             let kept: &[SocketAddr] = new.map_or(&[], |new| &new.backends);
-            let gone = old.backends.iter().filter(|backend| !kept.contains(backend)).copied().collect();
+            let gone = old.backends.iter().filter(|backend| kept.binary_search(backend).is_err()).copied().collect();
             let of_set = desired.frontends.iter().filter(|(_, target)| target.set == set);
             let affine = new.is_none() || of_set.clone().any(|(_, target)| target.affinity != 0);
             let ports = match set.protocol {
