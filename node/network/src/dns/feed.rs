@@ -2,6 +2,7 @@
 //! each acknowledged once it is in effect.
 
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -15,6 +16,9 @@ use crate::{NetworkError, files};
 const MAX_UPDATE: u64 = 256 << 20;
 /// What acknowledges an update.
 const DONE: &[u8] = b"done\n";
+
+/// How long changes are collected before they are kept.
+const COLLECT: Duration = Duration::from_secs(1);
 
 /// The DNS process's end: takes updates of one supervisor after the other.
 pub(super) async fn receive(
@@ -69,6 +73,8 @@ pub(super) async fn keep(
 ) {
     while shutdown.run_until_cancelled(changed.notified()).await.is_some() {
         let (zone, path) = (zone.clone(), path.to_owned());
+        // Everything is written each time: what changes within a moment is written at once.
+        let _ = shutdown.run_until_cancelled(tokio::time::sleep(COLLECT)).await;
         let write = move || {
             let text = serde_json::to_vec(zone.read().unwrap_or_else(PoisonError::into_inner).services());
             let text = text.map_err(|source| NetworkError::Malformed { path: path.clone(), source })?;
