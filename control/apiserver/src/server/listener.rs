@@ -102,6 +102,9 @@ pub(crate) async fn run(inner: &Arc<Inner>, listener: &TcpListener, tls: &TlsAcc
         let accepted = tokio::select! {
             () = inner.shutdown.cancelled() => return,
             accepted = async {
+                if permits.available_permits() == 0 {
+                    tracing::warn!(limit = inner.limits.connections, "no more connections; clients wait until one ends");
+                }
                 let permit = permits.clone().acquire_owned().await;
                 (permit, listener.accept().await)
             } => accepted,
