@@ -1,4 +1,4 @@
-//! What Keelson costs, measured on real clusters: `cargo xtask bench start` and `cargo xtask bench api`.
+//! What Keelson costs, measured on real clusters: `cargo xtask bench start`, `api`, `scale` and `services`.
 //!
 //! Client and server share the machine, so the client is kept lean: no typed objects, no JSON parsing where a search for
 //! a few bytes will do. It speaks HTTP/2 over TLS with the administrator's client certificate, as client-go does.
@@ -8,6 +8,9 @@ mod client;
 mod kubeconfig;
 mod lines;
 mod netns;
+mod requests;
+mod scale;
+mod services;
 mod start;
 mod table;
 mod usage;
@@ -28,6 +31,13 @@ enum Command {
     Start(start::Options),
     /// Throughput, latency and CPU of the API server alone
     Api(api::Options),
+    /// CPU and memory of the server of a large cluster
+    Scale(scale::Options),
+    /// What Services cost a node: connect(), start, change
+    Services(services::Options),
+    /// Part of `services`, run as a process of the node
+    #[command(hide = true)]
+    Probe(services::probe::Options),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +51,9 @@ fn main() -> ExitCode {
 }
 
 fn run(command: &Command) -> anyhow::Result<()> {
+    if let Command::Probe(options) = command {
+        return services::probe::run(options);
+    }
     if let Some(reason) = cluster_tests::missing() {
         anyhow::bail!("a cluster cannot be founded here: {reason}");
     }
@@ -51,5 +64,15 @@ fn run(command: &Command) -> anyhow::Result<()> {
     match command {
         Command::Start(options) => start::run(options),
         Command::Api(options) => api::run(options),
+        Command::Scale(options) => scale::run(options),
+        Command::Services(options) => services::run(options),
+        Command::Probe(_) => unreachable!("done before"),
     }
+}
+
+/// Lets time pass: that nothing happens is what is measured, so that there is nothing to wait for.
+fn pause(duration: std::time::Duration) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    runtime.block_on(async { tokio::time::sleep(duration).await });
+    Ok(())
 }

@@ -14,11 +14,13 @@ use load::{Load, Operation};
 use pods::Pods;
 use report::Report;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use watchers::Watchers;
 
 /// How often everything is listed.
 const LISTS: usize = 20;
+/// How long nothing is asked until memory is looked at once more.
+const QUIET: Duration = Duration::from_secs(15);
 
 /// What `bench api` can be told.
 #[derive(Debug, Clone, clap::Args)]
@@ -78,7 +80,9 @@ async fn measure(options: &Options, target: Target, server: u32) -> anyhow::Resu
     report.phase("update (get, patch)", &load.run(Operation::Patch).await?);
     report.phase("delete", &load.run(Operation::Delete).await?);
     pods.forget();
+    report.memory("all deleted", usage::rss_anon(server)?);
     let watchers = Watchers::start(&target, &pods, options.watchers).await?;
+    report.memory("watchers connected", usage::rss_anon(server)?);
     let (before, begun) = (usage::cpu(server)?, Instant::now());
     let watched = load.run(Operation::Create).await?;
     let deliveries = watchers.finish().await?;
@@ -87,5 +91,7 @@ async fn measure(options: &Options, target: Target, server: u32) -> anyhow::Resu
     report.watch(&deliveries, begun.elapsed(), cpu.saturating_sub(plain.cpu));
     load.verify().await?;
     report.memory("created again, watched", usage::rss_anon(server)?);
+    tokio::time::sleep(QUIET).await;
+    report.memory(&format!("{} s later", QUIET.as_secs()), usage::rss_anon(server)?);
     Ok(report)
 }

@@ -3,7 +3,7 @@
 mod stages;
 
 use crate::table::{Table, digits, spread};
-use crate::usage;
+use crate::{pause, usage};
 use anyhow::Context;
 use cluster_tests::{Cluster, ClusterOptions};
 use stages::{Place, Stage};
@@ -127,11 +127,4 @@ fn idle(cluster: &Cluster, place: &Place) -> anyhow::Result<Vec<(&'static str, f
         found.push(("idle: containerd RssAnon", usage::rss_anon(pid)?));
     }
     Ok(found)
-}
-
-/// Lets time pass: idling is what is measured, so that there is nothing to wait for.
-fn pause(duration: Duration) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    runtime.block_on(async { tokio::time::sleep(duration).await });
-    Ok(())
 }
