@@ -140,8 +140,9 @@ SCRIPT
 
 # ---------------------------------------------------------------- the host
 
-# What pods send comes in on links whose names begin with ks: nobody else is to configure those, and firewalls that a
-# distribution turns on by itself must let them in. `keelson check` names the rest.
+# What pods send comes in on links with these names: nobody else is to configure them, and firewalls that a distribution
+# turns on by itself must let them in. `keelson check` names the rest.
+links=keel
 networkmanager=/etc/NetworkManager/conf.d/90-keelson.conf
 networkd=/etc/systemd/network/05-keelson.network
 sysctls=/etc/sysctl.d/90-keelson.conf
@@ -154,25 +155,25 @@ reload_networks() {
 
 firewall() { # add | remove
     if active firewalld; then
-        local zone=(firewall-cmd -q --zone=trusted "--$1-interface=ks+")
+        local zone=(firewall-cmd -q --zone=trusted "--$1-interface=$links+")
         { "${zone[@]}" && "${zone[@]}" --permanent; } || true # it says why itself
     fi
     if command -v ufw >/dev/null && ufw status | grep -q '^Status: active'; then
         local delete=""
         [ "$1" = add ] || delete=delete
         # $delete is a word or none.
-        ufw $delete allow in on ks+ >/dev/null
-        ufw route $delete allow in on ks+ >/dev/null
+        ufw $delete allow in on "$links+" >/dev/null
+        ufw route $delete allow in on "$links+" >/dev/null
     fi
 }
 
 prepare_host() {
     [ "$systemd" = yes ] || return 0
     if [ -d /etc/NetworkManager/conf.d ]; then
-        printf '[keyfile]\nunmanaged-devices=interface-name:ks*\n' >"$networkmanager"
+        printf '[keyfile]\nunmanaged-devices=interface-name:%s*\n' "$links" >"$networkmanager"
     fi
     if [ -d /etc/systemd/network ]; then
-        printf '[Match]\nName=ks*\n\n[Link]\nUnmanaged=yes\n' >"$networkd"
+        printf '[Match]\nName=%s*\n\n[Link]\nUnmanaged=yes\n' "$links" >"$networkd"
     fi
     reload_networks
     firewall add
@@ -228,6 +229,8 @@ command -v nft >/dev/null || missing+=(nftables)
 if [ ${#missing[@]} -gt 0 ]; then
     stage "installing ${missing[*]}"
     install_packages "${missing[@]}"
+    # A package manager that was interrupted may say that all is well.
+    command -v containerd >/dev/null || fail "installing ${missing[*]} left no containerd on the path"
 fi
 stage "containerd and runc are here"
 

@@ -19,6 +19,7 @@ mod routes;
 #[cfg(test)]
 mod kernel_tests;
 
+pub use links::PREFIX as LINK_PREFIX;
 pub use nat::HostPorts;
 
 use std::net::IpAddr;

@@ -21,7 +21,7 @@ use crate::netns;
 /// What pods use as their gateway; it is on no interface.
 pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// First letters of the host's ends.
-pub(crate) const PREFIX: &str = "keel";
+pub const PREFIX: &str = "keel";
 /// Marks routes to pods as ours.
 pub(crate) const POD_ROUTES: RouteProtocol = RouteProtocol::Other(108);
 

@@ -110,10 +110,13 @@ fn cgroups(host: &Host) -> Finding {
 
 fn overlayfs(host: &Host) -> Finding {
     if host.read("/proc/filesystems").is_some_and(|text| text.contains("overlay")) || host.has("/sys/module/overlay") {
-        Finding::ok("overlayfs", "there")
-    } else {
-        Finding::failed("overlayfs", "the kernel has not loaded overlay", "modprobe overlay")
+        return Finding::ok("overlayfs", "there");
     }
+    let release = host.read("/proc/sys/kernel/osrelease").unwrap_or_default();
+    if host.read(&format!("/lib/modules/{release}/modules.dep")).is_some_and(|text| text.contains("/overlay.ko")) {
+        return Finding::ok("overlayfs", "a module, which the first mount loads");
+    }
+    Finding::failed("overlayfs", "this kernel has no overlay", "boot a kernel with CONFIG_OVERLAY_FS")
 }
 
 fn swap(host: &Host) -> Finding {
@@ -235,6 +238,22 @@ mod tests {
         ] {
             let (_dir, host) = host(&[("/proc/sys/kernel/osrelease", release)]);
             assert_eq!(version(&host).level, level, "{release}");
+        }
+    }
+
+    #[test]
+    fn overlayfs_may_be_a_module() {
+        let release = ("/proc/sys/kernel/osrelease", "6.12\n");
+        let module = "kernel/fs/overlayfs/overlay.ko.xz:\n";
+        let cases: [(&[(&str, &str)], Level); 4] = [
+            (&[("/proc/filesystems", "nodev\toverlay\n")], Level::Ok),
+            (&[release, ("/lib/modules/6.12/modules.dep", module)], Level::Ok),
+            (&[release, ("/lib/modules/6.11/modules.dep", module)], Level::Failed),
+            (&[release], Level::Failed),
+        ];
+        for (files, level) in cases {
+            let (_dir, host) = host(files);
+            assert_eq!(overlayfs(&host).level, level, "{files:?}");
         }
     }
 

@@ -22,6 +22,7 @@ pub(crate) fn findings(host: &Host, args: &CheckArgs) -> Vec<Finding> {
         port("port-kubelet", KUBELET_PORT, "ending the other kubelet"),
         resolv_conf(host),
         firewalld(host),
+        ufw(host),
         selinux(host),
         data_dir(&args.data_dir),
     ]
@@ -114,10 +115,30 @@ fn firewalld(host: &Host) -> Finding {
     if !host.has("/run/firewalld") && !host.has("/var/run/firewalld.pid") {
         return Finding::ok("firewalld", "not running");
     }
+    let links = format!("{}+", network::LINK_PREFIX);
+    if host.read("/etc/firewalld/zones/trusted.xml").is_some_and(|zone| zone.contains(&links)) {
+        return Finding::ok("firewalld", "running, and trusts the links of pods");
+    }
     Finding::warning(
         "firewalld",
         "running: its zones drop the traffic of pods",
-        "firewall-cmd --permanent --zone=trusted --add-source=10.244.0.0/16 --add-source=10.96.0.0/16 && firewall-cmd --permanent --add-port=6443/tcp --add-port=10250/tcp && firewall-cmd --reload",
+        format!("firewall-cmd --permanent --zone=trusted --add-interface={links} && firewall-cmd --reload"),
+    )
+}
+
+fn ufw(host: &Host) -> Finding {
+    let enabled = |text: String| text.lines().any(|line| line.trim() == "ENABLED=yes");
+    if !host.read("/etc/ufw/ufw.conf").is_some_and(enabled) {
+        return Finding::ok("ufw", "not active");
+    }
+    let links = format!("{}+", network::LINK_PREFIX);
+    if host.read("/etc/ufw/user.rules").is_some_and(|rules| rules.contains(&format!("-i {links} "))) {
+        return Finding::ok("ufw", "active, and lets in what comes from pods");
+    }
+    Finding::warning(
+        "ufw",
+        "active: it drops the traffic of pods",
+        format!("ufw allow in on {links} && ufw route allow in on {links}"),
     )
 }
 
@@ -155,6 +176,37 @@ mod tests {
     use super::*;
     use crate::check::Level;
 
+    /// Files below a root, and what a check says of them.
+    fn level(check: impl Fn(&Host) -> Finding, files: &[(&str, &str)]) -> Level {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, content) in files {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, content).unwrap();
+        }
+        check(&Host::at(dir.path())).level
+    }
+
+    #[test]
+    fn firewalls_that_know_nothing_of_pods() {
+        let (running, zone) = ("run/firewalld/pid", "etc/firewalld/zones/trusted.xml");
+        assert_eq!(level(firewalld, &[]), Level::Ok);
+        assert_eq!(level(firewalld, &[(running, ""), (zone, "<zone/>")]), Level::Warning);
+        assert_eq!(level(firewalld, &[(running, ""), (zone, "<interface name=\"keel+\"/>")]), Level::Ok);
+        let (conf, rules) = ("etc/ufw/ufw.conf", "etc/ufw/user.rules");
+        assert_eq!(level(ufw, &[]), Level::Ok);
+        assert_eq!(level(ufw, &[(conf, "# ENABLED=yes or no\nENABLED=no\n")]), Level::Ok);
+        assert_eq!(level(ufw, &[(conf, "ENABLED=yes\n")]), Level::Warning);
+        let allowed = "-A ufw-user-input -i keel+ -j ACCEPT\n";
+        assert_eq!(level(ufw, &[(conf, "ENABLED=yes\n"), (rules, allowed)]), Level::Ok);
+    }
+
+    #[test]
+    fn the_installer_names_the_links_of_pods() {
+        let line = format!("\nlinks={}\n", network::LINK_PREFIX);
+        assert!(include_str!("../../../../install.sh").contains(&line));
+    }
+
     #[test]
     fn resolv_conf_behind_a_stub() {
         let stub = "nameserver 127.0.0.53\n";
@@ -164,14 +216,8 @@ mod tests {
             (&[("etc/resolv.conf", stub)], Level::Warning),
             (&[], Level::Warning),
         ];
-        for (files, level) in cases {
-            let dir = tempfile::tempdir().unwrap();
-            for (path, content) in files {
-                let path = dir.path().join(path);
-                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-                std::fs::write(path, content).unwrap();
-            }
-            assert_eq!(resolv_conf(&Host::at(dir.path())).level, level, "{files:?}");
+        for (files, want) in cases {
+            assert_eq!(level(resolv_conf, files), want, "{files:?}");
         }
     }
 
