@@ -115,6 +115,11 @@ impl Ipam {
         self.content.allocations.values().map(|found| found.host_interface.clone()).collect()
     }
 
+    /// The same with the pods' addresses.
+    pub(crate) fn addresses(&self) -> Vec<(String, Ipv4Addr)> {
+        self.content.allocations.values().map(|found| (found.host_interface.clone(), found.address)).collect()
+    }
+
     /// The host ports of all containers.
     pub(crate) fn host_ports(&self) -> HostPorts {
         self.content.allocations.values().flat_map(Allocation::host_ports).collect()

@@ -136,6 +136,16 @@ fn pods_reach_each_other_and_the_node() {
 
         assert!(matches!(server.handle(request(Command::Check, "aaaa", Some(&a))).await, Response::Done));
         assert!(matches!(server.handle(request(Command::Check, "cccc", Some(&a))).await, Response::Failed(_)));
+        // Routes that a network manager takes away are missed and put back.
+        let (connection, _keep, messages) =
+            rtnetlink::new_multicast_connection(&[rtnetlink::MulticastGroup::Ipv4Route]).unwrap();
+        tokio::spawn(connection);
+        let mut losses = routes::Losses::new(messages);
+        let flush = ["route", "flush", "proto", "108"];
+        assert!(std::process::Command::new("ip").args(flush).status().unwrap().success());
+        tokio::time::timeout(Duration::from_secs(5), losses.next()).await.expect("it is told");
+        server.restore_routes().await.unwrap();
+        assert_eq!(talk(&a, to_a, || connect(to_a)), IpAddr::from(NODE_IP));
         // A restart finds what was there.
         drop(server);
         let server = self::server(&handle, &directory).await;

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use informer::kinds::Node;
 use informer::{Informer, ObjectKey};
-use rtnetlink::Handle;
+use rtnetlink::{Handle, MulticastGroup};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -155,7 +155,7 @@ impl Network {
         let socket = cni::install(&config.data_dir)?;
         let ipam = Ipam::open(config.data_dir.join("cni/addresses.json"))?;
         forward()?;
-        let handle = netlink(tasks, &shutdown)?;
+        let (handle, losses) = netlink(tasks, &shutdown)?;
         let mtu = match config.mtu {
             Some(mtu) => Some(mtu),
             None => links::mtu_of(&handle, config.node_ip).await.map_err(|error| NetworkError::link(&error))?,
@@ -174,6 +174,7 @@ impl Network {
             nodes: nodes.clone(),
             ports: ports.clone(),
             notices,
+            losses,
             applied: None,
         };
         supervise::spawn("network", tasks, &shutdown.clone(), (keeper, shutdown), |(keeper, shutdown)| {
@@ -221,14 +222,14 @@ impl Network {
 }
 
 /// A connection to rtnetlink in this namespace, for as long as the process works.
-fn netlink(tasks: &TaskTracker, shutdown: &CancellationToken) -> Result<Handle, NetworkError> {
-    let (connection, handle, _) =
-        rtnetlink::new_connection().map_err(|error| NetworkError::Netlink(error.to_string()))?;
+fn netlink(tasks: &TaskTracker, shutdown: &CancellationToken) -> Result<(Handle, routes::Losses), NetworkError> {
+    let (connection, handle, messages) = rtnetlink::new_multicast_connection(&[MulticastGroup::Ipv4Route])
+        .map_err(|error| NetworkError::Netlink(error.to_string()))?;
     let shutdown = shutdown.clone();
     tasks.spawn(async move {
         shutdown.run_until_cancelled(connection).await;
     });
-    Ok(handle)
+    Ok((handle, routes::Losses::new(messages)))
 }
 
 /// Lets this namespace forward between links.
@@ -245,7 +246,8 @@ struct Keeper {
     nodes: Informer<Node>,
     ports: watch::Receiver<HostPorts>,
     notices: nat::Notices,
-    /// What was applied last.
+    losses: routes::Losses,
+    /// What was applied last, unless some of it was lost.
     applied: Option<(routes::Routes, String)>,
 }
 
@@ -263,6 +265,10 @@ impl Keeper {
             tokio::select! {
                 woken = changed.changed() => if woken.is_err() { return },
                 woken = self.ports.changed() => if woken.is_err() { return },
+                () = self.losses.next() => {
+                    tracing::warn!("somebody deleted routes of the pod network; they are put back");
+                    self.applied = None;
+                }
                 deleted = self.notices.table_deleted() => self.check_rules(deleted).await,
                 () = tokio::time::sleep(RETRY), if retry => {}
             }
@@ -300,6 +306,7 @@ impl Keeper {
         self.server.set_range(range);
         cni::publish(&self.config.data_dir)?;
         routes::apply(&self.handle, &routes).await?;
+        self.server.restore_routes().await?;
         nat::apply(&rules).await?;
         tracing::info!(pods = %range, routes = routes.len(), host_ports = ports.len(), "the pod network is ready");
         self.server.host_ports_lead(ports);

@@ -181,6 +181,12 @@ async fn finish_host(handle: &Handle, link: &PodLink, address: Ipv4Addr, node_ip
         .execute()
         .await
         .map_err(step(format!("add the pod's neighbour entry to {name}")))?;
+    route(handle, name, address, node_ip).await
+}
+
+/// Leads what is for a pod's address over its link.
+pub(crate) async fn route(handle: &Handle, name: &str, address: Ipv4Addr, node_ip: IpAddr) -> Result<(), LinkError> {
+    let index = get(handle, name).await?.header.index;
     let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
         .destination_prefix(address, 32)
         .output_interface(index)

@@ -4,17 +4,48 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use futures::TryStreamExt as _;
+use futures::channel::mpsc::UnboundedReceiver;
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use informer::kinds::Node;
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType};
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use crate::NetworkError;
 use crate::cidr::Cidr;
+use crate::links::POD_ROUTES;
 use crate::nodes::{addresses, range};
 
 /// Marks these routes as ours.
 const NODE_ROUTES: RouteProtocol = RouteProtocol::Other(107);
+
+/// What the kernel tells of routes.
+type Message = (NetlinkMessage<RouteNetlinkMessage>, rtnetlink::sys::SocketAddr);
+
+/// Tells when routes of ours are deleted. systemd-networkd deletes all that are not its own whenever it reloads.
+pub(crate) struct Losses(UnboundedReceiver<Message>);
+
+impl Losses {
+    /// From a connection that hears of routes.
+    pub(crate) fn new(messages: UnboundedReceiver<Message>) -> Self {
+        Self(messages)
+    }
+
+    /// Returns once some were.
+    pub(crate) async fn next(&mut self) {
+        while let Some((message, _)) = self.0.next().await {
+            let NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelRoute(route)) = message.payload else { continue };
+            if [NODE_ROUTES, POD_ROUTES].contains(&route.header.protocol) {
+                // They go in numbers: what has been told by now is one loss.
+                while self.0.next().now_or_never().flatten().is_some() {}
+                return;
+            }
+        }
+        // The connection ends with the process.
+        std::future::pending::<()>().await;
+    }
+}
 
 /// Where packets to a range go; `None`: nowhere, and the sender is told.
 pub(crate) type Routes = BTreeMap<Cidr, Option<Ipv4Addr>>;

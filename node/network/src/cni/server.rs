@@ -83,6 +83,19 @@ impl Server {
         self.ipam().set_range(range);
     }
 
+    /// Puts back the routes of all pods, whoever took them away.
+    pub(crate) async fn restore_routes(&self) -> Result<(), NetworkError> {
+        let pods = self.ipam().addresses();
+        for (link, address) in pods {
+            match links::route(&self.handle, &link, address, self.node_ip).await {
+                // It is just coming or going.
+                Err(LinkError::Missing(_)) | Ok(()) => {}
+                Err(error) => return Err(NetworkError::link(&error)),
+            }
+        }
+        Ok(())
+    }
+
     /// Listens at the socket, replacing one that an earlier process left.
     pub(crate) fn serve(
         self: &Arc<Self>,
