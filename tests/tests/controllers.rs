@@ -86,8 +86,9 @@ fn rollouts(work: &Work) {
     assert!(stuck.stderr.contains("exceeded its progress deadline"), "{stuck:?}");
     work.run(&["patch", "deployment", "main", "-p", r#"{"spec":{"progressDeadlineSeconds":60}}"#]);
     work.run(&["rollout", "undo", "deployment/main"]);
-    work.rolled_out();
+    // Until the first pod of the old revision is there, the condition still tells of the one that was stuck.
     work.progressing("NewReplicaSetAvailable");
+    work.rolled_out();
     assert_eq!(work.field("deployment/main", "{.metadata.annotations.deployment\\.kubernetes\\.io/revision}"), "6");
 
     work.run(&["rollout", "pause", "deployment/main"]);
