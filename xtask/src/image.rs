@@ -5,6 +5,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use crate::setup;
+
 #[path = "../../images/builder/mod.rs"]
 mod builder;
 
@@ -15,6 +17,7 @@ pub(crate) fn build(names: &[String], out_dir: &Path) -> Result<Vec<PathBuf>> {
     if let Some(unknown) = names.iter().find(|name| !known.contains(name)) {
         bail!("there is no image {unknown:?}, only {}", known.join(", "));
     }
+    setup::for_images()?;
     let work_dir = out_dir.join(".work");
     std::fs::create_dir_all(&work_dir).with_context(|| format!("create {}", work_dir.display()))?;
     let toolchain = builder::Toolchain { rustc: rustc(), target: target()?, work_dir };

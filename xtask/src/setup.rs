@@ -29,15 +29,18 @@ const NEWEST_LLVM: u32 = 23;
 pub(crate) fn run(build_only: bool) -> anyhow::Result<()> {
     ebpf_toolchain()?;
     c_tools()?;
-    if !build_only {
-        programs()?;
-    }
-    Ok(())
+    if build_only { Ok(()) } else { programs(|_| true) }
 }
 
-fn programs() -> anyhow::Result<()> {
-    let missing: Vec<&str> =
-        PROGRAMS.iter().filter(|(program, _)| sh::find(program).is_none()).map(|(_, package)| *package).collect();
+/// Installs what images are built from.
+pub(crate) fn for_images() -> anyhow::Result<()> {
+    programs(|program| program == "busybox")
+}
+
+/// Installs those of [`PROGRAMS`] that are wanted and missing.
+fn programs(wanted: impl Fn(&str) -> bool) -> anyhow::Result<()> {
+    let lacking = |(program, _): &&(&str, &str)| wanted(program) && sh::find(program).is_none();
+    let missing: Vec<&str> = PROGRAMS.iter().filter(lacking).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -151,7 +154,8 @@ fn fedora_name(package: &str) -> &str {
     match package {
         "iproute2" => "iproute",
         "busybox-static" => "busybox",
-        "libc6-dev" => "glibc-devel",
+        // With the static library, for images; it brings glibc-devel.
+        "libc6-dev" => "glibc-static",
         same => same,
     }
 }
