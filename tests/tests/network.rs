@@ -487,6 +487,8 @@ fn endpoints_go(cluster: &Cluster, kubectl: &Kubectl) {
         .any(|_| said(cluster.outside().command("bash"), &get(cluster.node_ip(), "54324", "/")).contains(REFUSED));
     assert!(refused, "the host port went with its pod");
     kubectl.run(&["scale", "deployment/web", "--replicas=0"]).unwrap();
+    // Pods on their way out serve where no others do: this waits until none is left.
+    kubectl.run(&["delete", "pods", "-l", "app=web"]).unwrap();
     eventually(kubectl, "! fetch http://web/");
     assert!(fetch(kubectl, &["http://web/"]).unwrap_err().contains(REFUSED));
 }
