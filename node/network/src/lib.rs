@@ -286,6 +286,7 @@ impl Keeper {
             Ok(false) => tracing::warn!("someone deleted the rules between pods and the outside; making them again"),
             Err(error) => {
                 tracing::warn!(%error, "cannot tell whether the rules between pods and the outside are there");
+                tokio::time::sleep(RETRY).await;
             }
         }
         self.applied = None;
