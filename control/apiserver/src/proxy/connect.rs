@@ -1,5 +1,6 @@
 //! Connections to kubelets, pods and whatever listens on nodes.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use crate::pki::{Certified, PkiError};
 use crate::request::BoxError;
 use crate::server::body::RequestBody;
 
-/// How long a server may take to accept a connection.
+/// How long a server may take to be found, and to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Opens one connection a request: streams live long, and nothing is gained by keeping them.
@@ -68,25 +69,24 @@ impl Connector {
         })
     }
 
-    /// Sends a request over a connection of its own.
+    /// Sends a request over a connection of its own to one of the addresses that were found for the target.
     pub(super) async fn send(
         &self,
         target: &Target,
+        addresses: &[SocketAddr],
         request: Request<RequestBody>,
         tasks: &TaskTracker,
     ) -> Result<Response<Incoming>, Unreachable> {
-        let failed = |source: BoxError| Unreachable { address: target.address.clone(), source };
-        let connected = tokio::time::timeout(CONNECT_TIMEOUT, self.dial(target)).await;
-        let io = connected.map_err(|_| failed("timed out".into()))?.map_err(|error| failed(error.into()))?;
+        let io = in_time(target, self.dial(target, addresses)).await?;
         let answer = match io {
             Either::Plain(io) => exchange(io, request, tasks).await,
             Either::Tls(io) => exchange(io, request, tasks).await,
         };
-        answer.map_err(|error| failed(error.into()))
+        answer.map_err(|error| unreachable(target, error.into()))
     }
 
-    async fn dial(&self, target: &Target) -> std::io::Result<Either> {
-        let tcp = TcpStream::connect(&target.address).await?;
+    async fn dial(&self, target: &Target, addresses: &[SocketAddr]) -> std::io::Result<Either> {
+        let tcp = TcpStream::connect(addresses).await?;
         tcp.set_nodelay(true)?;
         let tls = match target.via {
             Via::Plain => return Ok(Either::Plain(tcp)),
@@ -98,6 +98,20 @@ impl Connector {
         let name = ServerName::try_from(host).map_err(std::io::Error::other)?;
         tls.connect(name, tcp).await.map(|tls| Either::Tls(Box::new(tls)))
     }
+}
+
+/// Looks a server's name up. What was found is what is called: another look might find something else.
+pub(super) async fn resolve(target: &Target) -> Result<Vec<SocketAddr>, Unreachable> {
+    in_time(target, tokio::net::lookup_host(&target.address)).await.map(Iterator::collect)
+}
+
+fn unreachable(target: &Target, source: BoxError) -> Unreachable {
+    Unreachable { address: target.address.clone(), source }
+}
+
+async fn in_time<T>(target: &Target, step: impl Future<Output = std::io::Result<T>>) -> Result<T, Unreachable> {
+    let done = tokio::time::timeout(CONNECT_TIMEOUT, step).await;
+    done.map_err(|_| unreachable(target, "timed out".into()))?.map_err(|error| unreachable(target, error.into()))
 }
 
 /// Takes every certificate. The client asked for TLS to a server whose certificate nobody vouches for.

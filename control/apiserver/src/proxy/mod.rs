@@ -11,7 +11,7 @@ mod options;
 mod rewrite;
 mod tunnel;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use apimachinery::status::Status;
 use http::header::{ACCEPT_ENCODING, UPGRADE};
@@ -96,7 +96,8 @@ impl Streams {
             },
         }?;
         let failed = |error| Status::internal(format!("error dialing backend: {error}"));
-        let upstream = match self.send(&target, parts, body).await? {
+        let addresses = connect::resolve(&target).await.map_err(failed)?;
+        let upstream = match self.send(&target, &addresses, parts, body).await? {
             Sent::Switched(response) => return Ok(response),
             Sent::Answered(upstream) => upstream.map_err(failed)?,
         };
@@ -119,9 +120,9 @@ impl Streams {
         let unreachable = |error: &dyn std::fmt::Display| {
             Status::service_unavailable(format!("error trying to reach service: {error}"))
         };
-        // A name is looked up here too: it must not lead where its addresses may not.
-        let mut addresses = tokio::net::lookup_host(&target.address).await.map_err(|error| unreachable(&error))?;
-        if !addresses.all(|address| (self.proxyable)(address.ip())) {
+        // A name must not lead where its addresses may not.
+        let addresses = connect::resolve(&target).await.map_err(|error| unreachable(&error))?;
+        if !addresses.iter().all(|address| (self.proxyable)(address.ip())) {
             return Err(backend::not_allowed());
         }
         let (prefix, rest) = backend::split_path(info);
@@ -139,7 +140,7 @@ impl Streams {
             parts.headers.insert("x-forwarded-uri", HeaderValue::from_str(&info.path).map_err(Status::internal)?);
         }
         parts.headers.remove(ACCEPT_ENCODING);
-        match self.send(&target, parts, body).await? {
+        match self.send(&target, &addresses, parts, body).await? {
             Sent::Switched(response) => Ok(response),
             Sent::Answered(Err(error)) => Err(unreachable(&error)),
             Sent::Answered(Ok(upstream)) if upgrade => Ok(tunnel::relay(upstream)),
@@ -148,10 +149,16 @@ impl Streams {
     }
 
     /// Passes a request on; where both sides agree on an upgrade, joins them.
-    async fn send(&self, target: &Target, mut parts: Parts, body: RequestBody) -> Result<Sent, Status> {
+    async fn send(
+        &self,
+        target: &Target,
+        addresses: &[SocketAddr],
+        mut parts: Parts,
+        body: RequestBody,
+    ) -> Result<Sent, Status> {
         let client = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
         let request = tunnel::outgoing(target, parts, body)?;
-        let upstream = match self.connector.send(target, request, &self.tasks).await {
+        let upstream = match self.connector.send(target, addresses, request, &self.tasks).await {
             Ok(upstream) if upstream.status() == http::StatusCode::SWITCHING_PROTOCOLS => upstream,
             answer => return Ok(Sent::Answered(answer)),
         };
