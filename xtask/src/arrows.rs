@@ -70,8 +70,9 @@ pub(crate) fn check() -> anyhow::Result<Vec<String>> {
     let own: Vec<&Value> =
         packages.iter().filter(|p| p["id"].as_str().is_some_and(|id| members.contains(id))).collect();
     let mut problems = own_arrows(&own);
+    let files = sh::files()?;
     for package in own {
-        problems.extend(unused(package)?);
+        problems.extend(unused(package, &files)?);
     }
     problems.extend(banned(&metadata)?);
     problems.extend(versions()?);
@@ -104,27 +105,18 @@ fn dependencies(package: &Value) -> &[Value] {
 }
 
 /// Dependencies that no source of the crate mentions.
-fn unused(package: &Value) -> anyhow::Result<Vec<String>> {
+fn unused(package: &Value, files: &[String]) -> anyhow::Result<Vec<String>> {
     let manifest = Path::new(package["manifest_path"].as_str().context("a package has no manifest")?);
-    let mut code = String::new();
-    read_sources(manifest.parent().context("a manifest has no directory")?, &mut code)?;
+    let directory = manifest.parent().context("a manifest has no directory")?;
+    let sources = files.iter().map(|file| sh::root().join(file));
+    let sources =
+        sources.filter(|path| path.starts_with(directory) && path.extension().is_some_and(|kind| kind == "rs"));
+    let code = sources.map(std::fs::read_to_string).collect::<Result<String, _>>()?;
     let words: BTreeSet<&str> = code.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
     let names = dependencies(package).iter().filter_map(|d| d["rename"].as_str().or(d["name"].as_str()));
     let excused = |name: &str| UNUSED.iter().any(|(known, _)| *known == name);
     let idle = names.filter(|name| !words.contains(name.replace('-', "_").as_str()) && !excused(name));
     Ok(idle.map(|name| format!("{} does not use its dependency {name}", package["name"])).collect())
-}
-
-fn read_sources(directory: &Path, into: &mut String) -> anyhow::Result<()> {
-    for entry in std::fs::read_dir(directory).with_context(|| directory.display().to_string())? {
-        let path = entry?.path();
-        if path.is_dir() && !path.ends_with("target") {
-            read_sources(&path, into)?;
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            into.push_str(&std::fs::read_to_string(&path).with_context(|| path.display().to_string())?);
-        }
-    }
-    Ok(())
 }
 
 fn banned(metadata: &Value) -> anyhow::Result<Vec<String>> {

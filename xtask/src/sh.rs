@@ -53,6 +53,12 @@ pub(crate) fn target_dir() -> anyhow::Result<PathBuf> {
     Ok(dir.into())
 }
 
+/// The files of the tree, committed or about to be, by their paths below [`root`].
+pub(crate) fn files() -> anyhow::Result<Vec<String>> {
+    let listed = output(&mut command("git", &["ls-files", "--cached", "--others", "--exclude-standard"]))?;
+    Ok(listed.lines().filter(|file| root().join(file).is_file()).map(str::to_owned).collect())
+}
+
 /// What `cargo metadata` tells of the workspace, its dependencies included.
 ///
 /// # Errors

@@ -7,9 +7,8 @@ const LONG_FILE: usize = 700;
 
 /// Checks the tree; each violation is one line.
 pub(crate) fn check() -> anyhow::Result<Vec<String>> {
-    let files = sh::output(&mut sh::command("git", &["ls-files", "--cached", "--others", "--exclude-standard"]))?;
     let mut problems = Vec::new();
-    for file in files.lines().filter(|file| sh::root().join(file).is_file()) {
+    for file in &sh::files()? {
         let path = sh::root().join(file);
         if file.ends_with(".rs") && !generated(file) {
             let text = std::fs::read_to_string(&path)?;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use apimachinery::names::is_dns1123_subdomain;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -29,8 +30,6 @@ const SIMILAR_WINDOW: Duration = Duration::from_secs(600);
 const BURST: f64 = 25.0;
 const EARN: Duration = Duration::from_secs(300);
 const TRIES: u32 = 3;
-/// Of an object of the API.
-const LONGEST_NAME: usize = 253;
 /// How long queued Events may still be written at shutdown.
 const DRAIN: Duration = Duration::from_secs(1);
 
@@ -430,12 +429,7 @@ fn events(object: &ObjectRef) -> Path {
 /// The object's name with the time in hexadecimal, where that is a name that an Event may have.
 fn event_name(object: &str, now: Timestamp) -> String {
     let name = format!("{object}.{:x}", now.as_nanosecond());
-    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.');
-    if name.len() <= LONGEST_NAME && name.chars().all(allowed) {
-        name
-    } else {
-        format!("event.{:x}", now.as_nanosecond())
-    }
+    if is_dns1123_subdomain(&name).is_empty() { name } else { format!("event.{:x}", now.as_nanosecond()) }
 }
 
 #[cfg(test)]
@@ -501,7 +495,7 @@ mod tests {
         for (object, expected) in [
             ("web-1.x".to_owned(), "web-1.x.38d7ea4c68000"),
             ("system:node".to_owned(), "event.38d7ea4c68000"),
-            ("a".repeat(LONGEST_NAME), "event.38d7ea4c68000"),
+            ("a".repeat(253), "event.38d7ea4c68000"),
         ] {
             assert_eq!(event_name(&object, at(0)), expected);
         }

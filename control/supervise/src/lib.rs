@@ -19,6 +19,9 @@ use tokio_util::task::TaskTracker;
 
 pub use backoff::Backoff;
 
+/// A listener that cannot accept is most likely out of descriptors: it gives others this time to close some.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 const PAUSE: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
 /// A loop that ran this long was healthy: its next panic is the first again.
 const HEALTHY: Duration = Duration::from_secs(60);

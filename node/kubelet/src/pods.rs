@@ -1,6 +1,6 @@
 //! The pods of this node: where they come from, their workers, and what the runtime tells about them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,7 +9,6 @@ use informer::rest::{self, Rest};
 use informer::{Informer, Meta, Projection};
 use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
 use tokio::sync::{Notify, mpsc};
 
 use crate::admission::{self, Offer};
@@ -56,11 +55,6 @@ impl Projection for NodePod {
     fn meta(&self) -> &Meta {
         &self.meta
     }
-}
-
-fn labels_of(object: &Value) -> BTreeMap<String, String> {
-    let labels = object["metadata"]["labels"].as_object().into_iter().flatten();
-    labels.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
 }
 
 struct Entry {
@@ -132,7 +126,7 @@ impl Pods {
     async fn sync(&self, informer: &Informer<NodePod>) {
         let pods = informer.list();
         let new = |pod: &NodePod| !self.workers().contains_key(&pod.meta.uid);
-        if pods.iter().any(|pod| new(pod) && admission::asks_for_labels(&pod.pod)) {
+        if pods.iter().any(|pod| admission::asks_for_labels(&pod.pod) && new(pod)) {
             self.refresh_labels().await;
         }
         let present: HashSet<&str> = pods.iter().map(|pod| pod.meta.uid.as_str()).collect();
@@ -163,10 +157,14 @@ impl Pods {
     async fn refresh_labels(&self) {
         let Some(client) = &self.context.client else { return };
         let path = rest::Path::object("", "v1", "nodes", "", &self.context.settings.node_name);
-        match Rest::new(client.clone()).get_metadata(&path).await {
-            Ok(node) => self.offer().labels = labels_of(&node),
+        let node = Rest::new(client.clone()).get_metadata(&path).await.map_err(|error| rest::message(&error));
+        let meta = node.and_then(|mut node| {
+            serde_json::from_value::<Meta>(node["metadata"].take()).map_err(|error| error.to_string())
+        });
+        match meta {
+            Ok(meta) => self.offer().labels = meta.labels,
             Err(error) => {
-                tracing::warn!(%error, "cannot read the node's labels; pods are judged by those known before");
+                tracing::warn!(error, "cannot read the node's labels; pods are judged by those known before");
             }
         }
     }

@@ -1,13 +1,9 @@
-//! Files that are replaced whole, so that a reader or a crash never meets half of one; and file descriptors.
+//! Files that are replaced whole, so that a reader or a crash never meets half of one.
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::NetworkError;
-
-/// A listener that cannot accept is most likely out of descriptors: it gives others this time to close some.
-pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Wraps an I/O error with what was done to which path.
 pub(crate) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> NetworkError {

@@ -67,8 +67,6 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 const KEEPALIVE_IDLE: u32 = 30;
 const KEEPALIVE_INTERVAL: u32 = 10;
 const KEEPALIVE_COUNT: u32 = 3;
-/// Accepting goes on after this when the process has run out of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The TLS side of the server: its certificate, and client certificates of the cluster's CA if the client has one.
 pub(crate) fn tls(ca_pem: &str, server: &Certified) -> Result<TlsAcceptor, PkiError> {
@@ -122,7 +120,7 @@ pub(crate) async fn run(inner: &Arc<Inner>, listener: &TcpListener, tls: &TlsAcc
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                tokio::time::sleep(supervise::ACCEPT_PAUSE).await;
             }
         }
     }

@@ -14,11 +14,6 @@ impl Host {
         Self { root: "/".into() }
     }
 
-    #[cfg(test)]
-    pub(crate) fn at(root: &Path) -> Self {
-        Self { root: root.to_owned() }
-    }
-
     /// The path below the root.
     pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
@@ -49,6 +44,19 @@ impl Host {
             .map(|file| self.path(&file.to_string_lossy()))
             .find(|file| file.is_file())
     }
+}
+
+/// A machine with these files, for as long as the directory lives.
+#[cfg(test)]
+pub(crate) fn with(files: &[(&str, &str)]) -> (tempfile::TempDir, Host) {
+    let dir = tempfile::tempdir().unwrap();
+    let host = Host { root: dir.path().to_owned() };
+    for (path, content) in files {
+        let path = host.path(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+    (dir, host)
 }
 
 /// The first line that a program prints, on either stream.

@@ -216,17 +216,7 @@ impl Sysctl {
 mod tests {
     use super::*;
     use crate::check::Level;
-
-    fn host(files: &[(&str, &str)]) -> (tempfile::TempDir, Host) {
-        let dir = tempfile::tempdir().unwrap();
-        for (path, content) in files {
-            let path = dir.path().join(path.trim_start_matches('/'));
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, content).unwrap();
-        }
-        let host = Host::at(dir.path());
-        (dir, host)
-    }
+    use crate::check::host::with as host;
 
     #[test]
     fn kernel_versions() {

@@ -178,13 +178,8 @@ mod tests {
 
     /// Files below a root, and what a check says of them.
     fn level(check: impl Fn(&Host) -> Finding, files: &[(&str, &str)]) -> Level {
-        let dir = tempfile::tempdir().unwrap();
-        for (path, content) in files {
-            let path = dir.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, content).unwrap();
-        }
-        check(&Host::at(dir.path())).level
+        let (_dir, host) = crate::check::host::with(files);
+        check(&host).level
     }
 
     #[test]

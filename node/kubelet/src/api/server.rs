@@ -16,8 +16,6 @@ use super::{ApiConfig, ApiError, User, tls};
 
 /// For a TLS handshake, and for a request's head.
 const SLOW_CLIENT: Duration = Duration::from_secs(10);
-/// Out of descriptors, most likely: give some time to get back.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Listens; serves until `shutdown`.
 pub(super) async fn start(config: &ApiConfig, state: State) -> Result<SocketAddr, ApiError> {
@@ -45,7 +43,7 @@ async fn accept(listener: &TcpListener, acceptor: &TlsAcceptor, state: &Arc<Stat
             }
             Err(error) => {
                 tracing::warn!(%error, "the kubelet's API cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                tokio::time::sleep(supervise::ACCEPT_PAUSE).await;
             }
         }
     }

@@ -126,7 +126,7 @@ impl Server {
                 Ok((stream, _)) => drop(tasks.spawn(self.clone().connection(stream))),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a CNI request");
-                    tokio::time::sleep(files::ACCEPT_PAUSE).await;
+                    tokio::time::sleep(supervise::ACCEPT_PAUSE).await;
                 }
             }
         }

@@ -32,7 +32,7 @@ pub(super) async fn receive(
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "cannot take the feed of Services");
-                tokio::time::sleep(files::ACCEPT_PAUSE).await;
+                tokio::time::sleep(supervise::ACCEPT_PAUSE).await;
                 continue;
             }
         };

@@ -14,7 +14,6 @@ use tokio_util::task::TaskTracker;
 
 use super::forward::{Forwarder, Transport};
 use super::zone::{Outcome, Zone};
-use crate::files::ACCEPT_PAUSE;
 
 /// What a client without EDNS can take over UDP.
 const PLAIN_LIMIT: u16 = 512;
@@ -105,7 +104,7 @@ impl Server {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    tokio::time::sleep(supervise::ACCEPT_PAUSE).await;
                     continue;
                 }
             };
