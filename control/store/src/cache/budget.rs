@@ -9,7 +9,7 @@ use super::watch_cache::Shared;
 use crate::hub::lock;
 
 /// A bound in bytes that caches share. When it is passed, the oldest events go first, whichever cache has them: all of them
-/// remember back to about the same moment.
+/// remember back to about the same moment. Events that a watcher has yet to read may pass it [`SLACK`](super::ring::SLACK) times.
 pub struct Budget {
     limit: usize,
     used: AtomicUsize,
@@ -41,13 +41,14 @@ impl Budget {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn is_exceeded(&self) -> bool {
-        self.used() > self.limit
+    /// The limit, so many times over, is passed.
+    pub(super) fn is_exceeded(&self, times: usize) -> bool {
+        self.used() > self.limit.saturating_mul(times)
     }
 
     /// Forgets the oldest events until the rest fits. No cache's state may be locked by the caller.
     pub(super) fn enforce(&self) {
-        if !self.is_exceeded() {
+        if !self.is_exceeded(1) {
             return;
         }
         // One at a time: two would forget twice as much as need be.
@@ -55,12 +56,13 @@ impl Budget {
         let caches: Vec<_> = caches.iter().filter_map(Weak::upgrade).collect();
         let oldest = |number: usize| caches[number].state().ring.oldest().map(|revision| Reverse((revision, number)));
         let mut rings: BinaryHeap<_> = (0..caches.len()).filter_map(oldest).collect();
-        while self.is_exceeded()
-            && let Some(Reverse((_, number))) = rings.pop()
+        while self.is_exceeded(1)
+            && let Some(popped @ Reverse((_, number))) = rings.pop()
         {
             let until = rings.peek().map(|Reverse((revision, _))| *revision);
             caches[number].forget(until);
-            rings.extend(oldest(number));
+            // Whose oldest event stays is waiting for its watchers.
+            rings.extend(oldest(number).filter(|now| *now != popped));
         }
     }
 }

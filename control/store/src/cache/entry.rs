@@ -1,7 +1,7 @@
 //! What the cache keeps of one object, and of one event.
 
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use apimachinery::meta::splice_rv;
 use bytes::{BufMut, Bytes};
@@ -56,7 +56,6 @@ pub struct WatchEvent {
     pub entry: Arc<Entry>,
     /// The state before, if there was one.
     pub previous: Option<Arc<Entry>>,
-    frame: OnceLock<Bytes>,
 }
 
 /// Strings in one allocation.
@@ -162,13 +161,9 @@ fn name_ranges(key: &str) -> (Range<usize>, Range<usize>) {
 }
 
 impl WatchEvent {
-    pub(crate) fn new(kind: EventKind, entry: Arc<Entry>, previous: Option<Arc<Entry>>) -> WatchEvent {
-        WatchEvent { kind, entry, previous, frame: OnceLock::new() }
-    }
-
     pub(crate) fn of(event: &StoreEvent, names: &Arc<[String]>, extract: &Extractor) -> WatchEvent {
         let entry = |stored: &KeyValue| Arc::new(Entry::new(stored, names, extract));
-        WatchEvent::new(event.kind, entry(&event.object), event.previous.as_ref().map(entry))
+        WatchEvent { kind: event.kind, entry: entry(&event.object), previous: event.previous.as_ref().map(entry) }
     }
 
     /// The event's revision.
@@ -176,30 +171,14 @@ impl WatchEvent {
         self.entry.revision
     }
 
-    /// The event as watchers get it, `{"type":"ADDED","object":{…}}` and a line feed: made when first asked for and
-    /// shared. Who collects several events into one buffer does better with [`write_frame`](Self::write_frame).
-    pub fn frame(&self) -> Bytes {
-        self.frame
-            .get_or_init(|| {
-                let mut out = Vec::with_capacity(self.entry.bytes.len() + 40);
-                self.write_frame(&mut out);
-                out.into()
-            })
-            .clone()
-    }
-
-    /// Appends the event's frame to `out`.
+    /// Appends the event as watchers get it, `{"type":"ADDED","object":{…}}` and a line feed.
     pub fn write_frame(&self, out: &mut impl BufMut) {
-        write_frame(self.kind, &self.entry.bytes, out);
+        out.put_slice(b"{\"type\":\"");
+        out.put_slice(self.kind.as_str().as_bytes());
+        out.put_slice(b"\",\"object\":");
+        out.put_slice(&self.entry.bytes);
+        out.put_slice(b"}\n");
     }
-}
-
-fn write_frame(kind: EventKind, object: &[u8], out: &mut impl BufMut) {
-    out.put_slice(b"{\"type\":\"");
-    out.put_slice(kind.as_str().as_bytes());
-    out.put_slice(b"\",\"object\":");
-    out.put_slice(object);
-    out.put_slice(b"}\n");
 }
 
 #[cfg(test)]
@@ -240,9 +219,11 @@ mod tests {
         let extract: Extractor = Arc::new(|_: &[u8]| Selectable { labels: Vec::new(), fields: vec!["n1".into()] });
         let entry = Arc::new(Entry::new(&stored, &Arc::from(["spec.nodeName".to_owned()]), &extract));
         assert_eq!((entry.field("spec.nodeName"), entry.field("x")), (Some("n1"), None));
-        let event = WatchEvent::new(EventKind::Deleted, entry, None);
+        let event = WatchEvent { kind: EventKind::Deleted, entry, previous: None };
         let expected: &[u8] =
             b"{\"type\":\"DELETED\",\"object\":{\"kind\":\"Pod\",\"metadata\":{\"resourceVersion\":\"7\",\"name\":\"p\"}}}\n";
-        assert_eq!(event.frame(), expected);
+        let mut frame = Vec::new();
+        event.write_frame(&mut frame);
+        assert_eq!(frame, expected);
     }
 }

@@ -4,13 +4,15 @@
 //! acknowledged by the store before a read began is seen by it, without waiting for the cache's task.
 //!
 //! - [`map`] is the ordered map; a [`Snapshot`] of it is two pointers, and a list walks it without a lock.
-//! - [`ring`] keeps recent events, bounded by count, and by the bytes of a [`Budget`] that all caches share. Watchers read it by index: an event is stored, encoded and
-//!   announced once, whatever the number of watchers. Who falls off its end is cut off.
+//! - [`ring`] keeps recent events, bounded by count, and by the bytes of a [`Budget`] that all caches share. Watchers read it
+//!   by index: an event is stored, encoded and announced once, whatever the number of watchers. [`readers`] knows how far they
+//!   are; for them the bounds give way a few times over. Who falls off the end all the same is cut off.
 //! - Older revisions are had by undoing events on a snapshot, and beyond the ring from the store's history.
 
 mod budget;
 mod entry;
 mod map;
+mod readers;
 mod ring;
 mod watch_cache;
 mod watcher;

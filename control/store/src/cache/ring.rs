@@ -9,6 +9,9 @@ use crate::api::Revision;
 
 /// What an event costs beside the states it keeps alive.
 const OVERHEAD: usize = 160;
+/// How many times a ring's bounds may be passed by events that a watcher has yet to read: a burst that clients are slow to
+/// take costs memory for a while, not a list by each of them.
+pub(super) const SLACK: usize = 4;
 
 /// A bounded log of events. Every event ever added has an index; the oldest ones are forgotten.
 pub(crate) struct Ring {
@@ -26,11 +29,15 @@ impl Ring {
         Ring { events: VecDeque::new(), first: 0, floor, max_events, budget }
     }
 
-    /// Adds an event. Who pushes asks the budget afterwards to be kept.
+    /// Adds an event. Who pushes asks afterwards that the bounds be kept.
     pub(crate) fn push(&mut self, event: Arc<WatchEvent>) {
         self.budget.take(cost(&event));
         self.events.push_back(event);
-        while self.events.len() > self.max_events {
+    }
+
+    /// Forgets the oldest events until their number is within bounds; from the index `unread` on it may be passed.
+    pub(crate) fn shorten(&mut self, unread: u64) {
+        while self.events.len() > self.max_events.saturating_mul(self.times(unread)) {
             self.pop();
         }
     }
@@ -40,14 +47,20 @@ impl Ring {
         self.events.front().map(|event| event.revision())
     }
 
-    /// Forgets the oldest events, up to a revision where one is given, until the budget is kept.
-    pub(crate) fn forget(&mut self, until: Option<Revision>) {
-        while self.budget.is_exceeded() && self.oldest().is_some_and(|oldest| until.is_none_or(|until| oldest < until))
+    /// Forgets the oldest events, up to a revision where one is given, until the budget is kept; from the index `unread` on
+    /// it may be passed.
+    pub(crate) fn forget(&mut self, until: Option<Revision>, unread: u64) {
+        while self.budget.is_exceeded(self.times(unread))
+            && self.oldest().is_some_and(|oldest| until.is_none_or(|until| oldest < until))
         {
             self.pop();
         }
         // What a burst made room for is not kept for the next one.
         self.events.shrink_to(2 * self.events.len());
+    }
+
+    fn times(&self, unread: u64) -> usize {
+        if self.first < unread { 1 } else { SLACK }
     }
 
     /// Forgets everything, as after a gap; watchers notice that they fell off.

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::budget::Budget;
 use super::entry::{Entry, Extractor, WatchEvent};
 use super::map::{Map, Snapshot};
+use super::readers::Readers;
 use super::ring::Ring;
 use super::watcher::Watcher;
 use crate::api::{EventKind, Revision, Store, StoreError, StoreEvent};
@@ -92,6 +93,7 @@ pub(super) struct Shared {
     /// Events were taken from the stream and, because of a panic, not applied.
     torn: AtomicBool,
     announced: watch::Sender<u64>,
+    readers: Readers,
     budget: Arc<Budget>,
 }
 
@@ -146,6 +148,7 @@ impl WatchCache {
             unannounced: Notify::new(),
             torn: AtomicBool::new(false),
             announced: watch::Sender::new(0),
+            readers: Readers::default(),
             budget: options.budget,
         });
         shared.budget.join(&shared);
@@ -222,7 +225,7 @@ impl WatchCache {
         self.shared.catch_up();
         let state = self.shared.state();
         let snapshot = state.map.snapshot(self.shared.revision());
-        let watcher = self.watcher(prefix, state.ring.end(), snapshot.revision());
+        let watcher = self.watcher(prefix, &state, state.ring.end(), snapshot.revision());
         (snapshot, watcher)
     }
 
@@ -234,7 +237,7 @@ impl WatchCache {
         {
             let state = self.shared.state();
             if after >= state.ring.floor() {
-                return Ok(self.watcher(prefix, state.ring.index_after(after), after));
+                return Ok(self.watcher(prefix, &state, state.ring.index_after(after), after));
             }
         }
         let history = self.shared.store.watch(prefix, after).await.map_err(|error| CacheError::of(error, after))?;
@@ -251,18 +254,19 @@ impl WatchCache {
         if reached < state.ring.floor() {
             return Err(CacheError::Lagged);
         }
-        let mut watcher = self.watcher(prefix, state.ring.index_after(reached), reached);
+        let mut watcher = self.watcher(prefix, &state, state.ring.index_after(reached), reached);
         watcher.backlog = backlog;
         Ok(watcher)
     }
 
-    fn watcher(&self, prefix: &str, next: u64, after: Revision) -> Watcher {
+    /// The state is locked, so that nothing from `next` on can have been forgotten yet.
+    fn watcher(&self, prefix: &str, _: &State, next: u64, after: Revision) -> Watcher {
         Watcher {
             announced: self.shared.announced.subscribe(),
             shared: self.shared.clone(),
             prefix: prefix.into(),
             backlog: VecDeque::new(),
-            next,
+            next: self.shared.readers.join(next),
             after,
         }
     }
@@ -327,8 +331,9 @@ impl Shared {
                 EventKind::Deleted => state.map.remove(&entry.key),
                 _ => state.map.insert(entry.clone()),
             };
-            state.ring.push(Arc::new(WatchEvent::new(event.kind, entry, previous)));
+            state.ring.push(Arc::new(WatchEvent { kind: event.kind, entry, previous }));
         }
+        state.ring.shorten(self.readers.lowest());
         drop(state);
         self.budget.enforce();
         self.revision.store(if last >= newest { published.max(last) } else { last }, Ordering::Release);
@@ -337,7 +342,7 @@ impl Shared {
 
     /// Forgets the oldest events, up to a revision, until the budget is kept.
     pub(super) fn forget(&self, until: Option<Revision>) {
-        self.state_mut().ring.forget(until);
+        self.state_mut().ring.forget(until, self.readers.lowest());
     }
 
     fn entry(&self, event: &StoreEvent) -> Arc<Entry> {

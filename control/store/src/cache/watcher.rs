@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
@@ -14,16 +15,16 @@ const BATCH: usize = 512;
 /// The same in bytes: what a client that does not read holds on to.
 const BATCH_BYTES: usize = 1 << 20;
 
-/// A running watch. It holds an index into the cache's ring, no queue of its own: who falls off the ring's end gets
-/// [`CacheError::Lagged`], once and for all.
+/// A running watch. It holds an index into the cache's ring, no queue of its own. The ring waits for those who are slow, but
+/// not for ever: who falls off its end gets [`CacheError::Lagged`], once and for all.
 pub struct Watcher {
     pub(super) shared: Arc<Shared>,
     pub(super) announced: watch::Receiver<u64>,
     pub(super) prefix: Box<str>,
     /// Events from the store's history, older than the ring.
     pub(super) backlog: VecDeque<Arc<WatchEvent>>,
-    /// The ring's index to go on from.
-    pub(super) next: u64,
+    /// The ring's index to go on from, which keeps the ring from forgetting what comes after it, within bounds.
+    pub(super) next: Arc<AtomicU64>,
     /// Everything up to here has been delivered, or was not asked for.
     pub(super) after: Revision,
 }
@@ -56,13 +57,18 @@ impl Watcher {
             return Ok(events);
         }
         let state = self.shared.state();
-        let Some(fresh) = state.ring.since(self.next) else { return Err(CacheError::Lagged) };
+        let mut next = self.next.load(Ordering::Relaxed);
+        let Some(fresh) = state.ring.since(next) else {
+            // Nothing is kept for it any more.
+            self.next.store(u64::MAX, Ordering::Relaxed);
+            return Err(CacheError::Lagged);
+        };
         let (mut events, mut bytes) = (Vec::new(), 0);
         for event in fresh {
             if events.len() == BATCH || bytes >= BATCH_BYTES {
                 break;
             }
-            self.next += 1;
+            next += 1;
             if event.revision() > self.after {
                 self.after = event.revision();
                 if event.entry.key.starts_with(&*self.prefix) {
@@ -71,6 +77,7 @@ impl Watcher {
                 }
             }
         }
+        self.next.store(next, Ordering::Relaxed);
         if events.is_empty() && state.closed {
             return Err(CacheError::Closed);
         }
@@ -81,7 +88,7 @@ impl Watcher {
     /// are written.
     pub fn progress(&self) -> Revision {
         let state = self.shared.state();
-        if self.backlog.is_empty() && self.next == state.ring.end() {
+        if self.backlog.is_empty() && self.next.load(Ordering::Relaxed) == state.ring.end() {
             self.after.max(self.shared.revision())
         } else {
             self.after

@@ -113,10 +113,11 @@ async fn events_carry_their_states_and_frames() {
     let expected = format!(
         "{{\"type\":\"DELETED\",\"object\":{{\"metadata\":{{\"resourceVersion\":\"{deleted}\",\"name\":\"a\"}},\"v\":\"2\"}}}}\n"
     );
-    assert_eq!(events[2].frame(), expected);
-    // One frame for all watchers.
-    let others = until(&mut second, deleted).await;
-    assert!(std::ptr::eq(events[2].frame().as_ptr(), others[2].frame().as_ptr()));
+    let mut frame = Vec::new();
+    events[2].write_frame(&mut frame);
+    assert_eq!(frame, expected.as_bytes());
+    // One event for all watchers.
+    assert!(Arc::ptr_eq(&events[2], &until(&mut second, deleted).await[2]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -211,29 +212,51 @@ async fn older_revisions_come_from_the_ring_and_then_from_the_store() {
 }
 
 #[tokio::test]
-async fn a_slow_watcher_is_cut_off_and_others_are_not() {
+async fn the_ring_waits_for_a_slow_watcher_but_not_for_ever() {
     let setup = setup(Arc::new(MemoryStore::new()), |options| options.max_events = 10).await;
     let (_, mut slow) = setup.cache.subscribe(PODS);
+    let (_, mut stuck) = setup.cache.subscribe(PODS);
     let (_, mut quick) = setup.cache.subscribe(PODS);
     let mut seen = 0;
-    for n in 0..11 {
+    for n in 0..40 {
         setup.put("a", n).await;
         seen += next(&mut quick).await.len();
     }
-    assert_eq!(seen, 11);
-    assert!(matches!(slow.next().await, Err(CacheError::Lagged)));
-    assert!(matches!(slow.next().await, Err(CacheError::Lagged)));
+    assert_eq!((seen, slow.take().unwrap().len()), (40, 40));
+    let last = setup.put("a", 40).await;
+    assert_eq!(until(&mut slow, last).await.len(), 1);
+    assert!(matches!(stuck.next().await, Err(CacheError::Lagged)));
+    assert!(matches!(stuck.next().await, Err(CacheError::Lagged)));
+    // Everyone has read everything: the ring is short again.
+    setup.put("a", 41).await;
+    setup.store.compact(last).await.unwrap();
+    assert!(setup.cache.watch(Some(last - 9), PODS).await.is_ok());
+    assert!(matches!(setup.cache.watch(Some(last - 10), PODS).await, Err(CacheError::Compacted { .. })));
 }
 
 #[tokio::test]
 async fn bytes_bound_the_ring_too() {
-    let setup = setup(Arc::new(MemoryStore::new()), |options| options.budget = Budget::new(20_000)).await;
+    let budget = Budget::new(20_000);
+    let setup = setup(Arc::new(MemoryStore::new()), |options| options.budget = budget.clone()).await;
     let (_, mut slow) = setup.cache.subscribe(PODS);
+    let large = |n: usize| format!("{}:{n}", "x".repeat(4_000));
     for n in 0..10 {
-        setup.put("a", format!("{}:{n}", "x".repeat(4_000))).await;
+        setup.put("a", large(n)).await;
+    }
+    assert_eq!(
+        (setup.cache.snapshot().len(), slow.take().unwrap().len()),
+        (1, 10),
+        "four times as much for who is slow"
+    );
+    for n in 10..40 {
+        setup.put("a", large(n)).await;
     }
     assert_eq!(setup.cache.snapshot().len(), 1);
+    assert!(budget.used() <= 80_000, "{}", budget.used());
     assert!(matches!(slow.next().await, Err(CacheError::Lagged)));
+    setup.put("a", large(40)).await;
+    setup.cache.revision();
+    assert!(budget.used() <= 20_000, "{}", budget.used());
 }
 
 #[tokio::test]
@@ -247,22 +270,24 @@ async fn caches_share_one_budget_and_the_oldest_events_go_first() {
     .await;
     let nodes = WatchCache::start(pods.store.clone(), NODES, options.unwrap()).await.unwrap();
     let large = |n: usize| format!("{}:{n}", "x".repeat(4_000));
-    let (_, mut slow) = pods.cache.subscribe(PODS);
-    for n in 0..3 {
-        pods.put("a", large(n)).await;
+    let mut written = 0;
+    for n in 0..4 {
+        written = pods.put("a", large(n)).await;
     }
-    let (_, mut quick) = pods.cache.subscribe(PODS);
-    pods.put("a", large(3)).await;
     pods.cache.revision();
+    let mut last = written;
     for n in 0..3 {
         let value = text(format!("{{\"metadata\":{{}},\"v\":\"{}\"}}", large(n)));
-        pods.store.put(&format!("{NODES}n"), value, Expect::Any, None).await.unwrap();
+        last = pods.store.put(&format!("{NODES}n"), value, Expect::Any, None).await.unwrap();
         nodes.revision();
     }
     assert!(budget.used() <= 20_000, "{}", budget.used());
-    assert!(matches!(slow.take(), Err(CacheError::Lagged)), "the pods' first event was the oldest");
-    assert_eq!(quick.take().unwrap().len(), 1, "their last one was not");
-    drop((nodes, slow, quick));
+    // Without the store's history, only the rings are left.
+    pods.store.compact(last).await.unwrap();
+    assert!(matches!(pods.cache.watch(Some(written - 4), PODS).await, Err(CacheError::Compacted { .. })), "the oldest");
+    assert_eq!(pods.cache.watch(Some(written - 1), PODS).await.unwrap().take().unwrap().len(), 1);
+    assert_eq!(nodes.watch(Some(written), NODES).await.unwrap().take().unwrap().len(), 3);
+    drop(nodes);
     pods.shutdown.cancel();
     pods.tasks.close();
     soon(pods.tasks.wait()).await;
