@@ -13,6 +13,8 @@ use crate::v1::*;
 
 /// Calls that look or change little.
 const QUICK: Duration = Duration::from_secs(120);
+/// For questions that a runtime answers from memory: one that takes longer is not well.
+const PROMPT: Duration = Duration::from_secs(10);
 /// Making a sandbox runs the network plug-in; a removal may wait for processes to die.
 const SLOW: Duration = Duration::from_secs(240);
 /// How long a closing shim may take until the runtime has recorded its container's end.
@@ -77,13 +79,13 @@ impl Runtime {
 
     /// Name and versions of the runtime.
     pub async fn version(&self) -> Result<VersionResponse, CriError> {
-        let request = limited(VersionRequest { version: "v1".into() }, QUICK);
+        let request = limited(VersionRequest { version: "v1".into() }, PROMPT);
         done("Version", "", self.runtime.clone().version(request)).await
     }
 
     /// Conditions (RuntimeReady, NetworkReady), handlers and features; `verbose` adds the configuration.
     pub async fn status(&self, verbose: bool) -> Result<StatusResponse, CriError> {
-        done("Status", "", self.runtime.clone().status(limited(StatusRequest { verbose }, QUICK))).await
+        done("Status", "", self.runtime.clone().status(limited(StatusRequest { verbose }, PROMPT))).await
     }
 
     // --- sandboxes ---

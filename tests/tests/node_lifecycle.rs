@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
 
 use cluster_tests::{Cluster, Kubectl, Lines};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
@@ -25,6 +27,7 @@ fn pods_end_and_come_back() {
     graceful_ends(&kubectl);
     impatience(&cluster, &kubectl);
     a_dying_runtime(&cluster, &kubectl);
+    a_hung_runtime(&cluster, &kubectl);
     a_restart_of_the_server(&mut cluster, &kubectl);
     a_power_failure(&mut cluster, &kubectl);
     kubectl
@@ -36,6 +39,12 @@ fn pods_end_and_come_back() {
 
 fn container(kubectl: &Kubectl, pod: &str) -> Value {
     kubectl.json(&["get", "pod", pod]).unwrap()["status"]["containerStatuses"][0].clone()
+}
+
+/// The process id of the cluster's containerd.
+fn containerd(cluster: &Cluster) -> i32 {
+    let note = std::fs::read_to_string(cluster.data_dir().join("containerd/containerd.pid")).unwrap();
+    note.lines().next().unwrap().parse().unwrap()
 }
 
 fn uid(kubectl: &Kubectl, pod: &str) -> String {
@@ -79,15 +88,14 @@ fn impatience(cluster: &Cluster, kubectl: &Kubectl) {
 }
 
 fn a_dying_runtime(cluster: &Cluster, kubectl: &Kubectl) {
-    let kill = |pid: i32| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    let kill = |pid: i32| kill(Pid::from_raw(pid), Signal::SIGKILL);
     // Without containerd no probe can be tried, which says nothing of the container.
     let since = |pod: &str| {
         let path = "jsonpath={.status.conditions[?(@.type==\"Ready\")].lastTransitionTime}";
         kubectl.run(&["get", "pod", pod, "-o", path]).unwrap()
     };
     let (before, ready_since) = (container(kubectl, "probed"), since("probed"));
-    let note = std::fs::read_to_string(cluster.data_dir().join("containerd/containerd.pid")).unwrap();
-    kill(note.lines().next().unwrap().parse().unwrap()).unwrap();
+    kill(containerd(cluster)).unwrap();
     let image = "--image=keelson.dev/busybox:1";
     kubectl.run(&["run", "after", image, "--restart=Never", "--command", "--", "sh", "-c", "echo it is back"]).unwrap();
     kubectl.wait("pod/after", "jsonpath={.status.phase}=Succeeded").unwrap();
@@ -104,6 +112,26 @@ fn a_dying_runtime(cluster: &Cluster, kubectl: &Kubectl) {
     for pid in processes {
         cluster_tests::wait_ended(pid, LIMIT).unwrap();
     }
+}
+
+/// A runtime that does not answer is told, and forgotten once it answers again.
+fn a_hung_runtime(cluster: &Cluster, kubectl: &Kubectl) {
+    let before = container(kubectl, "probed");
+    let runtime = Pid::from_raw(containerd(cluster));
+    kill(runtime, Signal::SIGSTOP).unwrap();
+    let name = format!("node/{}", cluster.name());
+    let told = kubectl.wait(&name, "condition=Ready=False");
+    let node = kubectl.json(&["get", &name]);
+    kill(runtime, Signal::SIGCONT).unwrap();
+    told.unwrap();
+    let node = node.unwrap();
+    let ready = node["status"]["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "Ready").unwrap();
+    assert_eq!(ready["reason"], "KubeletNotReady", "{ready}");
+    assert!(ready["message"].as_str().unwrap().starts_with("container runtime is down: "), "{ready}");
+    assert!(node["status"]["images"].is_array(), "what was known stays: {node}");
+    kubectl.wait(&name, "condition=Ready").unwrap();
+    kubectl.wait("pod/probed", "condition=Ready").unwrap();
+    assert_eq!(container(kubectl, "probed"), before);
 }
 
 fn a_restart_of_the_server(cluster: &mut Cluster, kubectl: &Kubectl) {

@@ -127,7 +127,7 @@ pub(crate) fn arch() -> &'static str {
 }
 
 /// status.nodeInfo.
-pub(crate) fn node_info(kubelet: &str, runtime: &str) -> Value {
+pub(crate) fn node_info(kubelet: &str) -> Value {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let os = read("/etc/os-release");
     let os = os.lines().find_map(|line| line.strip_prefix("PRETTY_NAME=")).unwrap_or("Linux").trim_matches('"');
@@ -136,7 +136,6 @@ pub(crate) fn node_info(kubelet: &str, runtime: &str) -> Value {
     json!({
         "architecture": arch(),
         "bootID": read("/proc/sys/kernel/random/boot_id"),
-        "containerRuntimeVersion": runtime,
         "kernelVersion": read("/proc/sys/kernel/osrelease"),
         "kubeProxyVersion": "",
         "kubeletVersion": kubelet,

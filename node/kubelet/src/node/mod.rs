@@ -167,26 +167,33 @@ impl NodeKeeper {
     async fn status(&self, known: &[Value]) -> Value {
         let machine = Machine::read(&self.config.data_dir);
         let (capacity, allocatable) = machine.resources(self.config.max_pods);
-        let runtime = match self.runtime.version().await {
-            Ok(version) => format!("{}://{}", version.runtime_name, version.runtime_version),
-            Err(_) => "containerd://unknown".to_owned(),
-        };
         let told = self.runtime.status(false).await;
-        let features = told.as_ref().ok().and_then(|told| told.features).unwrap_or_default();
-        let not_ready = problems(told);
-        json!({
+        let features = told.as_ref().map(|told| told.features.unwrap_or_default());
+        let mut status = json!({
             "addresses": [
                 {"type": "InternalIP", "address": self.config.node_ip.to_string()},
                 {"type": "Hostname", "address": self.config.node_name},
             ],
             "capacity": capacity,
             "allocatable": allocatable,
-            "conditions": conditions(&machine, not_ready.as_deref(), known),
             "daemonEndpoints": {"kubeletEndpoint": {"Port": self.config.api_port}},
-            "features": {"supplementalGroupsPolicy": features.supplemental_groups_policy},
-            "nodeInfo": facts::node_info(&self.config.version, &runtime),
-            "images": self.images().await,
-        })
+            "nodeInfo": facts::node_info(&self.config.version),
+        });
+        // Of a runtime that does not answer, what was known stays.
+        if let Ok(features) = features {
+            status["features"] = json!({"supplementalGroupsPolicy": features.supplemental_groups_policy});
+            status["nodeInfo"]["containerRuntimeVersion"] = json!(self.runtime_version().await);
+            status["images"] = json!(self.images().await);
+        }
+        status["conditions"] = conditions(&machine, problems(told).as_deref(), known);
+        status
+    }
+
+    async fn runtime_version(&self) -> String {
+        match self.runtime.version().await {
+            Ok(version) => format!("{}://{}", version.runtime_name, version.runtime_version),
+            Err(_) => "containerd://unknown".to_owned(),
+        }
     }
 
     /// Why the runtime cannot run pods, if it cannot.
