@@ -4,6 +4,7 @@
 //! Every recursive decoder and walker stops at [`MAX_DEPTH`].
 
 pub mod decode;
+pub mod disruption;
 pub mod field;
 pub mod gvk;
 pub mod meta;

@@ -306,6 +306,11 @@ impl Status {
         Self::bare(504, reason::TIMEOUT, format!("Timeout: {message}")).retry(0)
     }
 
+    /// 429 TooManyRequests; the client may try again after so many seconds, where that is known.
+    pub fn too_many_requests(message: impl Into<String>, seconds: u32) -> Self {
+        Self::bare(429, reason::TOO_MANY_REQUESTS, message).retry(seconds)
+    }
+
     /// 503 ServiceUnavailable.
     pub fn service_unavailable(message: impl Into<String>) -> Self {
         Self::bare(503, reason::SERVICE_UNAVAILABLE, message)

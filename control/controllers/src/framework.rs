@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::ClientFor;
 use crate::objects::{
-    ClusterRole, Deployment, EndpointSlice, Endpoints, Namespace, Node, Pod, ReplicaSet, ReplicationController,
+    Budget, ClusterRole, Deployment, EndpointSlice, Endpoints, Namespace, Node, Pod, ReplicaSet, ReplicationController,
     Service, ServiceAccount,
 };
 
@@ -39,6 +39,8 @@ pub(crate) struct Informers {
     pub(crate) replica_sets: Informer<ReplicaSet>,
     pub(crate) replication_controllers: Informer<ReplicationController>,
     pub(crate) cluster_roles: Informer<ClusterRole>,
+    /// Index: [`NAMESPACE`].
+    pub(crate) budgets: Informer<Budget>,
 }
 
 /// By uid of the managing controller.
@@ -154,6 +156,9 @@ impl Informers {
                 .start(tasks, shutdown.clone()),
             replication_controllers: of(client).start(tasks, shutdown.clone()),
             cluster_roles: of(client).start(tasks, shutdown.clone()),
+            budgets: of::<Budget>(client)
+                .index(NAMESPACE, |budget| vec![budget.metadata.namespace.clone()])
+                .start(tasks, shutdown.clone()),
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod clusterrole;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod expectations;
 mod framework;
@@ -50,6 +51,7 @@ pub fn start(config: ControllersConfig, client_for: ClientFor, tasks: &TaskTrack
     endpoints::start(&env);
     node::start(&env, config.cluster_cidr, config.node_cidr_mask);
     podgc::start(&env);
+    disruption::start(&env);
     clusterrole::start(&env);
     gc::start(&env);
 }

@@ -18,6 +18,7 @@ projection!(Deployment, "apps", "v1", "deployments");
 projection!(ReplicaSet, "apps", "v1", "replicasets");
 projection!(ReplicationController, "", "v1", "replicationcontrollers");
 projection!(Lease, "coordination.k8s.io", "v1", "leases");
+projection!(Budget, "policy", "v1", "poddisruptionbudgets");
 projection!(ClusterRole, "rbac.authorization.k8s.io", "v1", "clusterroles");
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -308,6 +309,23 @@ pub(crate) struct Lease {
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct LeaseSpec {
     pub(crate) renew_time: Option<String>,
+}
+
+/// A PodDisruptionBudget.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Budget {
+    pub(crate) metadata: Meta,
+    pub(crate) spec: BudgetSpec,
+}
+
+/// Numbers, or percentages as text; at most one of them is set.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub(crate) struct BudgetSpec {
+    pub(crate) min_available: Option<Value>,
+    pub(crate) max_unavailable: Option<Value>,
+    pub(crate) selector: Value,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -295,6 +295,56 @@ async fn pods_that_fit_nowhere_say_why_and_go_when_a_node_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_budget_is_counted_spent_and_filled_again() {
+    let cluster = Cluster::start().await;
+    cluster.node("n1").await;
+    let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
+    cluster.create("", "v1", "namespaces", object).await;
+    let account = Path::object("", "v1", "serviceaccounts", "shop", "default");
+    cluster.wait("the default account", &account, |it| !it.is_null()).await;
+    let budget = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"minAvailable": "60%", "selector": {"matchLabels": {"app": "web"}}}});
+    cluster.create("policy", "v1", "poddisruptionbudgets", budget).await;
+    let path = Path::object("policy", "v1", "poddisruptionbudgets", "shop", "web");
+    let counted = |it: &Value, expected: i64, healthy: i64, allowed: i64| {
+        let status = &it["status"];
+        status["observedGeneration"] == it["metadata"]["generation"]
+            && (&status["expectedPods"], &status["currentHealthy"], &status["disruptionsAllowed"])
+                == (&json!(expected), &json!(healthy), &json!(allowed))
+    };
+    cluster.wait("nothing to count", &path, |it| counted(it, 0, 0, 0)).await;
+    cluster.create("apps", "v1", "deployments", deployment(3, "a")).await;
+    let full = cluster.wait("one of three to spare", &path, |it| counted(it, 3, 3, 1)).await;
+    assert_eq!(
+        (&full["status"]["desiredHealthy"], &full["status"]["conditions"][0]["status"]),
+        (&json!(2), &json!("True"))
+    );
+
+    let pods = Path::collection("", "v1", "pods", "shop");
+    let names: Vec<String> = cluster.rest.get(&pods).await.unwrap()["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned())
+        .collect();
+    let evict = async |name: &str| {
+        let eviction =
+            json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": "shop"}});
+        cluster.rest.create(&pods.clone().child(name).child("eviction"), &eviction).await
+    };
+    evict(&names[0]).await.unwrap();
+    // Another takes its place, and its room in the budget is free again.
+    cluster.wait("the evicted pod gone", &pods.clone().child(&names[0]), Value::is_null).await;
+    let again = |it: &Value| counted(it, 3, 3, 1) && it["status"]["disruptedPods"].is_null();
+    cluster.wait("three again", &path, again).await;
+    cluster.rest.merge(&path, &json!({"spec": {"minAvailable": 3}})).await.unwrap();
+    cluster.wait("nothing to spare", &path, |it| counted(it, 3, 3, 0)).await;
+    let refused = evict(&names[1]).await.unwrap_err();
+    assert_eq!(informer::rest::refusal(&refused).map(|(code, _)| code), Some(429), "{refused}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn orphans_stay() {
     let cluster = Cluster::start().await;
     cluster.node("n1").await;

@@ -156,7 +156,8 @@ impl Writer<'_> {
         self.registry.admission().validate(self.registry, &attributes).await
     }
 
-    fn check_preconditions(&self, name: &str, old: &Value, options: &DeleteOptions) -> Result<(), Status> {
+    /// Refuses to delete another object or another state than the one that is meant.
+    pub(super) fn check_preconditions(&self, name: &str, old: &Value, options: &DeleteOptions) -> Result<(), Status> {
         let conflict = |message: String| Status::conflict(self.storage.group, self.storage.resource, name, message);
         let present = meta::uid(old);
         if let Some(uid) = options.uid.as_deref().filter(|uid| *uid != present) {

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::framework::{Doing, Env, Error, ORPHAN, OWNER, Result, path_of, synced, update};
 use crate::objects::{Deployment, Pod, ReplicaSet};
 use crate::replicas::{controller_reference, ownership_patch};
+pub(crate) use plan::number_or_percent;
 use status::NewSet;
 
 const HASH_LABEL: &str = "pod-template-hash";

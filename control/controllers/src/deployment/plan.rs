@@ -21,7 +21,7 @@ pub(super) fn total<'a>(sets: impl IntoIterator<Item = &'a ReplicaSet>) -> i64 {
 }
 
 /// A number, or a percentage of `of`.
-fn number_or_percent(value: &Value, of: i64, round_up: bool) -> i64 {
+pub(crate) fn number_or_percent(value: &Value, of: i64, round_up: bool) -> i64 {
     if let Some(text) = value.as_str() {
         let percent = text.strip_suffix('%').and_then(|text| text.parse::<i64>().ok()).unwrap_or_default();
         let product = percent.saturating_mul(of);

@@ -87,6 +87,53 @@ async fn eviction() {
     assert_eq!(api.post(&path, eviction(json!({}))).await.error().0, 404);
 }
 
+/// A budget allows what its status says, once its controller has seen it.
+#[tokio::test]
+async fn eviction_within_a_budget() {
+    let api = Api::new().await;
+    let budgets = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
+    let running =
+        |ready: &str| json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]}});
+    for (name, ready) in [("a", "True"), ("b", "True"), ("c", "False"), ("d", "True")] {
+        let mut object = pod(name);
+        object["metadata"]["labels"] = json!({"app": "web"});
+        object["spec"]["nodeName"] = "n1".into();
+        api.post(PODS, object).await.ok();
+        api.patch(&format!("{PODS}/{name}/status"), MERGE, running(ready)).await.ok();
+    }
+    let evict =
+        async |name: &str| api.post(&format!("{PODS}/{name}/eviction"), json!({"metadata": {"name": name}})).await;
+    let selector = json!({"matchLabels": {"app": "web"}});
+    let budget = json!({"metadata": {"name": "web"}, "spec": {"minAvailable": 2, "selector": selector}});
+    let made = api.post(budgets, budget).await.ok();
+    assert_eq!(made["metadata"]["generation"], 1);
+    let unseen = evict("a").await;
+    assert_eq!((unseen.error().0, &unseen.json["details"]["retryAfterSeconds"]), (429, &json!(10)));
+    let cause = "The disruption budget web is still being processed by the server.";
+    assert_eq!(unseen.json["details"]["causes"], json!([{"reason": "DisruptionBudget", "message": cause}]));
+
+    let status = json!({"observedGeneration": 1, "disruptionsAllowed": 1, "currentHealthy": 3, "desiredHealthy": 2, "expectedPods": 4});
+    api.patch(&format!("{budgets}/web/status"), MERGE, json!({"status": status})).await.ok();
+    assert_eq!(evict("a").await.code, 201);
+    let going = api.get(&format!("{PODS}/a")).await.ok();
+    assert!(going["metadata"]["deletionTimestamp"].is_string());
+    assert_eq!(going["status"]["conditions"][1]["reason"], "EvictionByEvictionAPI");
+    let spent = api.get(&format!("{budgets}/web")).await.ok()["status"].clone();
+    assert_eq!((&spent["disruptionsAllowed"], spent["disruptedPods"]["a"].is_string()), (&json!(0), true));
+    assert_eq!(spent["conditions"][0]["reason"], "InsufficientPods");
+    let refused = evict("b").await;
+    assert_eq!(
+        refused.error(),
+        (429, "TooManyRequests", "Cannot evict pod as it would violate the pod's disruption budget.")
+    );
+    let cause = "The disruption budget web needs 2 healthy pods and has 3 currently";
+    assert_eq!(refused.json["details"]["causes"][0]["message"], cause);
+    // What is not healthy is missed by nobody, and what is going already may go.
+    assert_eq!((evict("c").await.code, evict("a").await.code), (201, 201));
+    api.post(budgets, json!({"metadata": {"name": "other"}, "spec": {"maxUnavailable": 1, "selector": {}}})).await.ok();
+    assert!(evict("d").await.error().2.contains("more than one PodDisruptionBudget"));
+}
+
 #[tokio::test]
 async fn ephemeral_containers_are_only_added() {
     let api = Api::new().await;
