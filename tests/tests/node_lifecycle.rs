@@ -132,6 +132,11 @@ fn a_hung_runtime(cluster: &Cluster, kubectl: &Kubectl) {
     kubectl.wait(&name, "condition=Ready").unwrap();
     kubectl.wait("pod/probed", "condition=Ready").unwrap();
     assert_eq!(container(kubectl, "probed"), before);
+
+    // Given up by others, as after a pause of the whole machine, it says at once that it lives.
+    let unknown = r#"{"status":{"conditions":[{"type":"Ready","status":"Unknown"}]}}"#;
+    kubectl.run(&["patch", &name, "--subresource=status", "-p", unknown]).unwrap();
+    kubectl.wait(&name, "condition=Ready").unwrap();
 }
 
 fn a_restart_of_the_server(cluster: &mut Cluster, kubectl: &Kubectl) {

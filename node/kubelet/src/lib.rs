@@ -120,9 +120,11 @@ impl Kubelet {
             shutdown.clone(),
         )
         .await?;
+        let selector = format!("metadata.name={}", config.node_name);
         let keeper = NodeKeeper {
             config: Arc::clone(&config),
             context: Arc::clone(&context),
+            shown: Informer::builder(client.clone()).field_selector(selector).start(&tasks, shutdown.clone()),
             rest: Rest::new(client),
             runtime,
             images: Arc::clone(&pods.images),

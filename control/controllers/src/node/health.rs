@@ -18,6 +18,9 @@ use crate::replicas::pods_on;
 
 /// A node is given up after this time without a sign.
 const GRACE: Duration = Duration::from_secs(50);
+/// A verdict that comes later than this is not one: for so long nobody looked, because this process was stopped or without an
+/// API server, and nodes could not be heard either.
+const LATE: Duration = Duration::from_secs(5);
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 /// Conditions a kubelet reports.
@@ -173,6 +176,10 @@ impl Controller {
         let silence = self.silence(name);
         if silence >= GRACE {
             let unknown = unknown_conditions(&node, &now_rfc3339());
+            if !unknown.is_empty() && silence >= GRACE + LATE {
+                self.sign(name);
+                return Ok(Action::RequeueAfter(GRACE));
+            }
             if !unknown.is_empty() {
                 let patch = json!({ "metadata": { "uid": node.metadata.uid }, "status": { "conditions": unknown } });
                 let patched = self.rest.strategic_merge(&path_of(node.as_ref()).child("status"), &patch).await;

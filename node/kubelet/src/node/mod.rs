@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use cri::CriError;
 use cri::v1::StatusResponse;
+use informer::kinds::Node;
 use informer::rest::{self, Path, Rest};
+use informer::{Informer, ObjectKey};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use supervise::Backoff;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::config::KubeletConfig;
 use crate::context::Context;
@@ -29,6 +31,8 @@ const UNREADY: Backoff = Backoff::new(Duration::from_millis(5), Duration::from_s
 /// A runtime that is being restarted is away for a moment, which makes nothing of the node's pods worse.
 const UNREADY_PATIENCE: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_millis(500);
+/// Who goes on saying otherwise is answered no more often than this.
+const REPLY: Duration = Duration::from_secs(1);
 const MAX_IMAGES: usize = 50;
 const MAX_NAMES: usize = 5;
 
@@ -37,6 +41,8 @@ pub(crate) struct NodeKeeper {
     pub(crate) config: Arc<KubeletConfig>,
     pub(crate) context: Arc<Context>,
     pub(crate) rest: Rest,
+    /// The node as the API server shows it.
+    pub(crate) shown: Informer<Node>,
     pub(crate) runtime: cri::Runtime,
     pub(crate) images: Arc<Notify>,
 }
@@ -116,6 +122,7 @@ impl NodeKeeper {
         let mut sent = Value::Null;
         let mut sent_at = std::time::Instant::now();
         let mut ready_at: Option<std::time::Instant> = None;
+        let mut changes = self.shown.changed();
         loop {
             if let Some(at) = ready_at {
                 let left = UNREADY_PATIENCE.saturating_sub(at.elapsed());
@@ -153,6 +160,20 @@ impl NodeKeeper {
                 () = tokio::time::sleep(wait) => {}
                 () = self.images.notified() => {}
                 () = self.becomes_ready(), if !ready => {}
+                () = self.contradicted(&mut changes, &conditions) => sent = Value::Null,
+            }
+        }
+    }
+
+    /// Ends when the API server shows the node otherwise than was said: given up by the node controller while nothing came
+    /// from here, or deleted.
+    async fn contradicted(&self, changes: &mut watch::Receiver<u64>, said: &[Value]) {
+        let said_at = tokio::time::Instant::now();
+        // The informer, and with it the sender, lives as long as `self`.
+        while changes.changed().await.is_ok() {
+            let node = self.shown.get(&ObjectKey::cluster(&self.config.node_name));
+            if !node.is_some_and(|node| agrees(&node, said)) {
+                return tokio::time::sleep_until(said_at + REPLY).await;
             }
         }
     }
@@ -252,6 +273,14 @@ fn problems(told: Result<StatusResponse, CriError>) -> Option<String> {
         })
         .collect();
     (!problems.is_empty()).then(|| format!("[{}]", problems.join(", ")))
+}
+
+fn agrees(node: &Node, said: &[Value]) -> bool {
+    let shows = |condition: &Value| {
+        let shown = &node.status.conditions;
+        shown.iter().any(|shown| condition["type"] == *shown.r#type && condition["status"] == *shown.status)
+    };
+    said.iter().all(shows)
 }
 
 /// The status as far as a change of it is worth telling.
