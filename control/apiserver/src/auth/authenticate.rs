@@ -1,5 +1,6 @@
 //! Which identity a request proves.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use apimachinery::status::Status;
@@ -13,16 +14,20 @@ use super::{ANONYMOUS, UNAUTHENTICATED, User};
 #[derive(Clone)]
 pub(crate) struct InProcess(pub(crate) Arc<User>);
 
-/// The identity of a connection's verified client certificate.
+/// Who is at the other end of a connection.
 #[derive(Clone)]
-pub(crate) struct Peer(pub(crate) Option<Arc<User>>);
+pub(crate) struct Peer {
+    /// The identity of its verified client certificate.
+    pub(crate) user: Option<Arc<User>>,
+    pub(crate) address: IpAddr,
+}
 
 /// The user of a request, in this order: the caller in this process, the client certificate, the bearer token, nobody.
 pub(crate) fn authenticate(parts: &Parts, tokens: &TokenIssuer) -> Result<Arc<User>, Status> {
     if let Some(InProcess(user)) = parts.extensions.get::<InProcess>() {
         return Ok(user.clone());
     }
-    if let Some(Peer(Some(user))) = parts.extensions.get::<Peer>() {
+    if let Some(Peer { user: Some(user), .. }) = parts.extensions.get() {
         return Ok(user.clone());
     }
     let Some(header) = parts.headers.get(http::header::AUTHORIZATION) else {

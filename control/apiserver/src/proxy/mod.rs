@@ -137,8 +137,13 @@ impl Streams {
             if rest.is_empty() && matches!(parts.method, Method::GET | Method::HEAD) {
                 return tunnel::redirect(&locate::with_query(format!("{}/", info.path), raw_query));
             }
-            parts.headers.insert("x-forwarded-uri", HeaderValue::from_str(&info.path).map_err(Status::internal)?);
+            let said = [("x-forwarded-uri", &info.path), ("x-forwarded-host", &place.host)];
+            for (name, value) in said {
+                parts.headers.insert(name, HeaderValue::from_str(value).map_err(Status::internal)?);
+            }
+            parts.headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
         }
+        tunnel::forwarded_for(&mut parts);
         parts.headers.remove(ACCEPT_ENCODING);
         match self.send(&target, &addresses, parts, body).await? {
             Sent::Switched(response) => Ok(response),

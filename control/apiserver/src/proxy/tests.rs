@@ -18,6 +18,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
+use crate::auth::authenticate::Peer;
 use crate::pki::Pki;
 use crate::server::body;
 
@@ -241,7 +242,10 @@ fn answer(request: &Request<Incoming>, secure: bool) -> Response<Full<Bytes>> {
             [request.method().as_str(), &request.uri().to_string(), if secure { "tls" } else { "plain" }]
                 .into_iter()
                 .map(str::to_owned)
-                .chain(["host", "x-forwarded-uri", "accept-encoding", "authorization", "cookie", "x-hop"].map(header))
+                .chain(
+                    ["host", "x-forwarded-uri", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-for"].map(header),
+                )
+                .chain(["accept-encoding", "authorization", "cookie", "x-hop"].map(header))
                 .collect::<Vec<_>>()
                 .join(" "),
         ),
@@ -316,7 +320,9 @@ async fn ask(streams: &Streams, method: &str, path: &str) -> Result<(StatusCode,
         .header("accept-encoding", "gzip")
         .header("connection", "keep-alive, X-Hop")
         .header("x-hop", "1")
-        .header("cookie", "c=1");
+        .header("cookie", "c=1")
+        .header("x-forwarded-for", "192.0.2.1")
+        .extension(Peer { user: None, address: [192, 0, 2, 9].into() });
     let (parts, ()) = request.body(()).unwrap().into_parts();
     let query = Query::parse(parts.uri.query().unwrap_or_default());
     let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
@@ -337,9 +343,10 @@ async fn pages_lead_through_the_proxy() {
     streams.proxyable = |_| true;
 
     let prefix = format!("/api/v1/namespaces/ns/pods/p:{plain}/proxy");
+    let forwarded = "api:6443 https 192.0.2.1, 192.0.2.9";
     for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
         let (_, headers, body) = ask(&streams, method, &format!("p:{plain}/proxy/a%20/?b=%20c")).await.unwrap();
-        assert_eq!(body, format!("{method} /a%20/?b=%20c plain api:6443 {prefix}/a%20/ - - c=1 -"));
+        assert_eq!(body, format!("{method} /a%20/?b=%20c plain api:6443 {prefix}/a%20/ {forwarded} - - c=1 -"));
         let kept = ["x-kept", "x-hop", "access-control-allow-origin"].map(|name| headers.contains_key(name));
         assert_eq!(kept, [true, false, false]);
     }

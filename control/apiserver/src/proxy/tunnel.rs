@@ -16,14 +16,28 @@ use tokio_util::task::TaskTracker;
 
 use super::locate::Target;
 use super::rewrite::{Page, Place};
+use crate::auth::authenticate::Peer;
 use crate::request::ResponseBody;
 use crate::server::body::{self, RequestBody};
 use crate::server::respond;
+
+const FORWARDED_FOR: &str = "x-forwarded-for";
 
 /// The host that the client called: HTTP/2 has it in the URI.
 pub(super) fn host(parts: &Parts) -> Option<&str> {
     let header = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
     header.or_else(|| parts.uri.authority().map(http::uri::Authority::as_str))
+}
+
+/// Adds the client's address to those that the request was forwarded for.
+pub(super) fn forwarded_for(parts: &mut Parts) {
+    let Some(Peer { address, .. }) = parts.extensions.get() else { return };
+    let former = parts.headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
+    let all = former.map(str::to_owned).chain([address.to_string()]).collect::<Vec<_>>().join(", ");
+    // Of visible characters only, as its parts.
+    if let Ok(value) = HeaderValue::try_from(all) {
+        parts.headers.insert(FORWARDED_FOR, value);
+    }
 }
 
 /// The client's request as the backend gets it: without credentials, on HTTP/1.1.

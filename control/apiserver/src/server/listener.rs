@@ -1,6 +1,7 @@
 //! The network side: TLS, HTTP/1.1 and HTTP/2, and the limits that keep slow clients from holding up others.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -109,11 +110,11 @@ pub(crate) async fn run(inner: &Arc<Inner>, listener: &TcpListener, tls: &TlsAcc
         };
         let (Ok(permit), accepted) = accepted else { return };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, address)) => {
                 let (inner, tls) = (inner.clone(), tls.clone());
                 inner.tasks.clone().spawn(async move {
                     inner.metrics.connection(1);
-                    Box::pin(connection(inner.clone(), stream, tls)).await;
+                    Box::pin(connection(inner.clone(), stream, address.ip(), tls)).await;
                     inner.metrics.connection(-1);
                     drop(permit);
                 });
@@ -136,7 +137,7 @@ fn notice_dead_clients(stream: &TcpStream, unread: Duration) -> nix::Result<()> 
     setsockopt(stream, sockopt::TcpUserTimeout, &u32::try_from(unread.as_millis()).unwrap_or(u32::MAX))
 }
 
-async fn connection(inner: Arc<Inner>, stream: TcpStream, tls: TlsAcceptor) {
+async fn connection(inner: Arc<Inner>, stream: TcpStream, address: IpAddr, tls: TlsAcceptor) {
     // Failures here only cost latency, or time until a dead client is noticed.
     let _ = stream.set_nodelay(true);
     if let Err(error) = notice_dead_clients(&stream, inner.limits.unread) {
@@ -150,7 +151,8 @@ async fn connection(inner: Arc<Inner>, stream: TcpStream, tls: TlsAcceptor) {
     let session = stream.get_ref().1;
     let h2 = session.alpn_protocol() == Some(b"h2");
     let certificate = session.peer_certificates().and_then(|chain| chain.first());
-    let peer = Peer(certificate.and_then(|der| x509::user_of(der)).map(Arc::new));
+    let peer =
+        Peer { user: certificate.and_then(|der| x509::user_of(der)).map(Arc::new), address: address.to_canonical() };
     let asked = Arc::new(AtomicBool::new(false));
     let service = {
         let (inner, asked) = (inner.clone(), asked.clone());
