@@ -57,6 +57,8 @@ struct Retired {
 #[derive(Debug, Default)]
 struct Applied {
     sets: BTreeMap<SetKey, Extent>,
+    /// Former extents of sets that could not be taken out of use yet: some frontend may still lead there.
+    replaced: Vec<(SetKey, Extent)>,
     frontends: BTreeSet<Frontend>,
 }
 
@@ -133,8 +135,13 @@ impl<K: Kernel> Reconciler<K> {
         // After a failure, what is in the kernel stays known, so that a later try mends it.
         if result.is_err() {
             after.frontends.append(&mut before.frontends);
+            after.replaced = before.replaced;
             for (set, extent) in before.sets {
-                after.sets.entry(set).or_insert(extent);
+                match after.sets.get(&set) {
+                    None => drop(after.sets.insert(set, extent)),
+                    Some(new) if new.base != extent.base => after.replaced.push((set, extent)),
+                    Some(_) => {}
+                }
             }
         }
         if !after.frontends.is_empty() || !after.sets.is_empty() {
@@ -247,7 +254,8 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     fn retire_replaced(&mut self, desired: &Desired, before: &mut Applied, after: &Applied) {
-        while let Some((set, old)) = before.sets.pop_first() {
+        let former = std::mem::take(&mut before.sets).into_iter().chain(before.replaced.drain(..));
+        for (set, old) in former {
             let new = after.sets.get(&set);
             if new.is_some_and(|new| new.base == old.base && new.backends.len() == old.backends.len()) {
                 continue;
@@ -300,7 +308,7 @@ impl<K: Kernel> Reconciler<K> {
 
     /// Frees what was replaced. Call it only when a grace period has passed since.
     pub(crate) fn clean(&mut self) -> Result<(), ReconcileError> {
-        while let Some(retired) = self.retired.pop() {
+        while let Some(retired) = self.retired.last() {
             let (id, all) = retired.set;
             if retired.affine && (all || !retired.gone.is_empty()) {
                 self.kernel.forget_affinity(retired.family, id, (!all).then_some(&retired.gone))?;
@@ -310,6 +318,7 @@ impl<K: Kernel> Reconciler<K> {
             }
             let free = self.free.get_mut(&retired.family).expect("both families are there");
             free.give(retired.base, retired.count);
+            self.retired.pop();
         }
         Ok(())
     }

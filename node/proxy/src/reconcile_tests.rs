@@ -205,13 +205,21 @@ fn failures_are_mended_by_the_next_try() {
     let mut reconciler = started(&fake);
     reconciler.apply(&key("a"), &tcp(1, &[1])).unwrap();
     fake.0.borrow_mut().fail_puts = true;
-    assert!(matches!(reconciler.apply(&key("a"), &tcp(1, &[2])), Err(ReconcileError::Kernel(_))));
+    for backends in [&[2][..], &[3, 4]] {
+        assert!(matches!(reconciler.apply(&key("a"), &tcp(1, backends)), Err(ReconcileError::Kernel(_))));
+    }
     fake.0.borrow_mut().fail_puts = false;
     reconciler.apply(&key("a"), &tcp(1, &[2])).unwrap();
+    reconciler.clean().unwrap();
     let maps = fake.0.borrow();
     let entry = maps.services.values().next().unwrap();
     assert_eq!(maps.slots[&entry.base], "10.0.0.2:80".parse().unwrap());
     drop(maps);
+    // One slot is in use, and no other is lost.
+    reconciler.apply(&key("c"), &tcp(3, &[])).unwrap();
+    reconciler.apply(&key("a"), &Desired::default()).unwrap();
+    reconciler.clean().unwrap();
+    reconciler.apply(&key("all"), &tcp(4, &[1, 2, 3, 4, 5, 6, 7, 8])).unwrap();
     let full = reconciler.apply(&key("b"), &tcp(2, &[1, 2, 3, 4, 5, 6, 7, 8, 9]));
     assert!(matches!(full, Err(ReconcileError::Full { count: 9, slots: 8, .. })), "{full:?}");
 }
