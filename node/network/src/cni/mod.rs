@@ -7,6 +7,7 @@ mod install;
 mod plugin;
 mod protocol;
 mod server;
+mod turns;
 
 pub use plugin::{is_plugin, plugin_main};
 

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::protocol::{Attachment, CniError, Command, Request, Response, code};
+use super::turns::Turns;
 use crate::cidr::Cidr;
 use crate::ipam::{Ipam, IpamError};
 use crate::links::{self, LinkError, PodLink};
@@ -34,6 +35,7 @@ pub(crate) struct Server {
     ipam: Mutex<Ipam>,
     node_ip: IpAddr,
     mtu: Option<u32>,
+    turns: Turns,
     slots: Semaphore,
     /// Host ports of the pods that are there.
     ports: watch::Sender<HostPorts>,
@@ -65,7 +67,7 @@ impl Server {
         let (ports, _) = watch::channel(ipam.host_ports());
         let (led, _) = watch::channel(HostPorts::new());
         let slots = Semaphore::new(PARALLEL);
-        Ok(Arc::new(Self { handle, ipam: Mutex::new(ipam), node_ip, mtu, slots, ports, led }))
+        Ok(Arc::new(Self { handle, ipam: Mutex::new(ipam), node_ip, mtu, turns: Turns::default(), slots, ports, led }))
     }
 
     /// The host ports that pods have, now and whenever they change.
@@ -150,6 +152,7 @@ impl Server {
     }
 
     pub(crate) async fn handle(&self, request: Request) -> Response {
+        let _turn = self.turns.take(&request.container, &request.interface).await;
         let Ok(_slot) = self.slots.acquire().await else { return Response::Done };
         let result = match request.command {
             Command::Add => self.add(&request).await,
