@@ -7,10 +7,12 @@
 //! - [`ring`] keeps recent events, bounded by count, and by the bytes of a [`Budget`] that all caches share. Watchers read it
 //!   by index: an event is stored, encoded and announced once, whatever the number of watchers. [`readers`] knows how far they
 //!   are; for them the bounds give way a few times over. Who falls off the end all the same is cut off.
-//! - Older revisions are had by undoing events on a snapshot, and beyond the ring from the store's history.
+//! - Older revisions are had by undoing events on a snapshot, and beyond the ring from the store's history, which the ring also
+//!   begins with.
 
 mod budget;
 mod entry;
+mod load;
 mod map;
 mod readers;
 mod ring;

@@ -25,8 +25,11 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    pub(crate) fn new(floor: Revision, max_events: usize, budget: Arc<Budget>) -> Ring {
-        Ring { events: VecDeque::new(), first: 0, floor, max_events, budget }
+    /// With everything after `floor`.
+    pub(crate) fn new(floor: Revision, recent: Vec<Arc<WatchEvent>>, max_events: usize, budget: Arc<Budget>) -> Ring {
+        let mut ring = Ring { events: VecDeque::new(), first: 0, floor, max_events, budget };
+        ring.fill(recent);
+        ring
     }
 
     /// Adds an event. Who pushes asks afterwards that the bounds be kept.
@@ -63,13 +66,23 @@ impl Ring {
         if self.first < unread { 1 } else { SLACK }
     }
 
-    /// Forgets everything, as after a gap; watchers notice that they fell off.
-    pub(crate) fn reset(&mut self, floor: Revision) {
+    /// Forgets everything, as after a gap, and begins anew after `floor`; watchers notice that they fell off.
+    pub(crate) fn reset(&mut self, floor: Revision, recent: Vec<Arc<WatchEvent>>) {
+        self.clear();
+        self.first += 1;
+        self.floor = floor;
+        self.fill(recent);
+    }
+
+    fn fill(&mut self, recent: Vec<Arc<WatchEvent>>) {
+        recent.into_iter().for_each(|event| self.push(event));
+        self.shorten(u64::MAX);
+    }
+
+    fn clear(&mut self) {
         while !self.events.is_empty() {
             self.pop();
         }
-        self.first += 1;
-        self.floor = floor;
     }
 
     fn pop(&mut self) {
@@ -103,7 +116,7 @@ impl Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        self.reset(self.floor);
+        self.clear();
     }
 }
 

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::budget::Budget;
 use super::entry::{Entry, Extractor, WatchEvent};
+use super::load::load;
 use super::map::{Map, Snapshot};
 use super::readers::Readers;
 use super::ring::Ring;
@@ -132,19 +133,19 @@ impl WatchCache {
     /// Loads everything below `prefix` (which ends in a slash) and follows the store from there.
     pub async fn start(store: Arc<dyn Store>, prefix: &str, options: CacheOptions) -> Result<WatchCache, CacheError> {
         let field_names: Arc<[String]> = options.fields.into();
-        let (map, revision, stream) = load(&store, prefix, &field_names, &options.extract).await?;
+        let loaded = load(&store, prefix, &field_names, &options.extract).await?;
         let shared = Arc::new(Shared {
             store,
             prefix: prefix.into(),
             field_names,
             extract: options.extract,
-            feed: Mutex::new(Arc::new(stream)),
+            feed: Mutex::new(Arc::new(loaded.stream)),
             state: RwLock::new(State {
-                map,
-                ring: Ring::new(revision, options.max_events, options.budget.clone()),
+                map: loaded.map,
+                ring: Ring::new(loaded.floor, loaded.recent, options.max_events, options.budget.clone()),
                 closed: false,
             }),
-            revision: AtomicU64::new(revision),
+            revision: AtomicU64::new(loaded.revision),
             unannounced: Notify::new(),
             torn: AtomicBool::new(false),
             announced: watch::Sender::new(0),
@@ -152,6 +153,7 @@ impl WatchCache {
             budget: options.budget,
         });
         shared.budget.join(&shared);
+        shared.budget.enforce();
         let state = (shared.clone(), options.shutdown.clone());
         supervise::spawn("watch cache", &options.tasks, &options.shutdown, state, |(shared, shutdown)| {
             Box::pin(run(shared, shutdown))
@@ -273,7 +275,7 @@ impl WatchCache {
 }
 
 impl CacheError {
-    fn of(error: StoreError, requested: Revision) -> CacheError {
+    pub(super) fn of(error: StoreError, requested: Revision) -> CacheError {
         match error {
             StoreError::Compacted { oldest } => CacheError::Compacted { requested, oldest },
             StoreError::Future { current } => CacheError::Future { requested, current },
@@ -382,18 +384,17 @@ impl Shared {
             }
             Err(StoreError::Compacted { oldest }) => {
                 tracing::warn!(prefix = %self.prefix, from, oldest, "the watch cache fell behind the store; loading anew");
-                let (map, revision, stream) = load(&self.store, &self.prefix, &self.field_names, &self.extract)
-                    .await
-                    .map_err(|error| match error {
+                let loaded = load(&self.store, &self.prefix, &self.field_names, &self.extract).await;
+                let loaded = loaded.map_err(|error| match error {
                     CacheError::Store(error) => error,
                     _ => StoreError::Closed,
                 })?;
                 let mut feed = lock(&self.feed);
                 let mut state = self.state_mut();
-                state.map = map;
-                state.ring.reset(revision);
-                self.revision.store(revision, Ordering::Release);
-                *feed = Arc::new(stream);
+                state.map = loaded.map;
+                state.ring.reset(loaded.floor, loaded.recent);
+                self.revision.store(loaded.revision, Ordering::Release);
+                *feed = Arc::new(loaded.stream);
                 self.torn.store(false, Ordering::Release);
             }
             Err(error) => return Err(error),
@@ -405,21 +406,6 @@ impl Shared {
         self.state_mut().closed = true;
         self.announced.send_modify(|_| ());
     }
-}
-
-async fn load(
-    store: &Arc<dyn Store>,
-    prefix: &str,
-    names: &Arc<[String]>,
-    extract: &Extractor,
-) -> Result<(Map, Revision, WatchStream), CacheError> {
-    let page = store.list(prefix, None, 0, None).await.map_err(|error| CacheError::of(error, 0))?;
-    let stream = store.watch(prefix, page.revision).await.map_err(|error| CacheError::of(error, page.revision))?;
-    let mut map = Map::default();
-    for stored in &page.items {
-        map.insert(Arc::new(Entry::new(stored, names, extract)));
-    }
-    Ok((map, page.revision, stream))
 }
 
 /// The cache's task: applies events that no reader has applied, announces them, and resumes a stream that was cut off.

@@ -212,6 +212,35 @@ async fn older_revisions_come_from_the_ring_and_then_from_the_store() {
 }
 
 #[tokio::test]
+async fn watchers_that_resume_after_a_restart_share_the_stores_history() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = setup(Arc::new(open(&directory)), |_| ()).await;
+    let early = first.put("a", 1).await;
+    first.put("a", 2).await;
+    first.put("b", 1).await;
+    let last = first.delete("b").await;
+    first.store.close().await;
+    let second = setup(Arc::new(open(&directory)), |_| ()).await;
+    // From here on, only the cache knows.
+    second.store.compact(last).await.unwrap();
+    let mut watchers = Vec::new();
+    for _ in 0..2 {
+        watchers.push(second.cache.watch(Some(early), PODS).await.unwrap());
+    }
+    let events: Vec<_> = watchers.iter_mut().map(|watcher| watcher.take().unwrap()).collect();
+    let told: Vec<_> = events[0]
+        .iter()
+        .map(|event| (event.kind, event.revision(), event.previous.as_ref().map(|previous| previous.revision)))
+        .collect();
+    use EventKind::{Added, Deleted, Modified};
+    assert_eq!(told, [(Modified, early + 1, Some(early)), (Added, early + 2, None), (Deleted, last, Some(early + 2))]);
+    assert!(events[0].iter().zip(&events[1]).all(|(one, other)| Arc::ptr_eq(one, other)));
+    let present = second.cache.get(&format!("{PODS}d/a")).unwrap();
+    assert!(Arc::ptr_eq(&present, &events[0][0].entry), "one state, one entry");
+    second.store.close().await;
+}
+
+#[tokio::test]
 async fn the_ring_waits_for_a_slow_watcher_but_not_for_ever() {
     let setup = setup(Arc::new(MemoryStore::new()), |options| options.max_events = 10).await;
     let (_, mut slow) = setup.cache.subscribe(PODS);

@@ -256,14 +256,14 @@ async fn compaction_refuses_the_past_only(store: Arc<dyn Store>) {
 async fn a_ttl_ends_in_a_deletion(store: Arc<dyn Store>) {
     let start = store.current_revision().await.unwrap();
     let stream = store.watch("/e/", start).await.unwrap();
-    let short = Some(Duration::from_millis(60));
+    let short = Some(Duration::from_secs(1));
     store.put("/e/short", text("s"), Expect::Any, short).await.unwrap();
     store.put("/e/rewritten", text("1"), Expect::Any, short).await.unwrap();
     store.put("/e/rewritten", text("2"), Expect::Any, None).await.unwrap();
     store.put("/e/deleted", text("d"), Expect::Any, short).await.unwrap();
     store.delete("/e/deleted", Expect::Any).await.unwrap();
     store.put("/e/long", text("l"), Expect::Any, Some(Duration::from_secs(3_600))).await.unwrap();
-    store.put("/e/later", text("l"), Expect::Any, Some(Duration::from_millis(120))).await.unwrap();
+    store.put("/e/later", text("l"), Expect::Any, Some(Duration::from_millis(1_500))).await.unwrap();
     // The last to expire comes last; by then the others would have been deleted twice, had they been.
     let events = collect(&stream, |events| {
         events.iter().any(|e| e.kind == EventKind::Deleted && e.object.key.ends_with("later"))
