@@ -209,7 +209,7 @@ async fn a_slow_watcher_is_cut_off() {
     watch.expect("ADDED", "first").await;
     let object =
         Bytes::from_static(br#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"a","namespace":"default"}}"#);
-    for _ in 0..9000 {
+    for _ in 0..33_000 {
         api.store.put("/registry/core/configmaps/default/a", object.clone(), store::Expect::Any, None).await.unwrap();
         cache.revision();
     }
