@@ -21,6 +21,7 @@ fn kubectl_old_and_new_find_what_they_know() {
         let kubectl = cluster.kubectl().version(version).unwrap();
         println!("with {version:?}");
         applying(&kubectl);
+        applying_on_the_server(&kubectl);
         changing(&kubectl);
         looking(&kubectl, cluster.name());
         asking_who(&kubectl, version);
@@ -40,6 +41,27 @@ fn applying(kubectl: &Kubectl) {
     let second = kubectl.run_with(&args, SMALL).unwrap();
     assert_eq!(second.stdout.matches(" unchanged").count(), 3, "{second:?}");
     kubectl.run(&["rollout", "status", "deployment/small", "-n", "small", "--timeout=90s"]).unwrap();
+}
+
+/// The server's apply takes over from the client's, and says who is in whose way.
+fn applying_on_the_server(kubectl: &Kubectl) {
+    let apply = |more: &[&str], text: &str| {
+        let args = [&["apply", "--server-side", "--namespace=small", "-f", "-"], more].concat();
+        kubectl.run_with(&args, text).unwrap()
+    };
+    let taken = apply(&[], SMALL);
+    assert_eq!(taken.stdout.matches(" serverside-applied").count(), 3, "{taken:?}");
+    let managers = "jsonpath={.metadata.managedFields[?(@.operation==\"Apply\")].manager}";
+    let owner =
+        kubectl.run(&["get", "deployment", "small", "-n", "small", "--show-managed-fields", "-o", managers]).unwrap();
+    assert_eq!(owner, "kubectl");
+    let more = SMALL.replacen("replicas: 2", "replicas: 3", 1);
+    let refused = apply(&["--field-manager=other"], &more);
+    let conflict = "Apply failed with 1 conflict: conflict with \"kubectl\": .spec.replicas";
+    assert!(refused.code == 1 && refused.stderr.contains(conflict), "{refused:?}");
+    apply(&["--field-manager=other", "--force-conflicts"], &more);
+    let back = apply(&["--force-conflicts"], SMALL);
+    assert_eq!((back.code, back.stdout.matches(" serverside-applied").count()), (0, 3), "{back:?}");
 }
 
 fn changing(kubectl: &Kubectl) {

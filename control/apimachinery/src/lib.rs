@@ -3,6 +3,7 @@
 //! An object is a [`serde_json::Value`]. Nothing here does I/O, spawns, or keeps state beyond lazily built, immutable tables.
 //! Every recursive decoder and walker stops at [`MAX_DEPTH`].
 
+pub mod apply;
 pub mod decode;
 pub mod disruption;
 pub mod field;

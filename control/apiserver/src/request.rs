@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http::header::{ACCEPT, CONTENT_TYPE};
+use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
 use http_body_util::combinators::UnsyncBoxBody;
 
 pub use crate::auth::User;
@@ -365,6 +365,11 @@ impl RequestContext {
     /// The `Content-Type` header, or empty.
     pub fn content_type(&self) -> &str {
         self.header(&CONTENT_TYPE)
+    }
+
+    /// The `User-Agent` header, or empty.
+    pub fn user_agent(&self) -> &str {
+        self.header(&USER_AGENT)
     }
 
     fn header(&self, name: &http::HeaderName) -> &str {

@@ -5,7 +5,7 @@ use base64::Engine as _;
 use serde_json::{Map, Value};
 
 use super::trail::Trail;
-use super::{Complaint, FieldValidation, cannot_be_handled, settle};
+use super::{Complaint, FieldValidation, MAX_COMPLAINTS, cannot_be_handled, settle};
 use crate::MAX_DEPTH;
 use crate::quantity::Quantity;
 use crate::schema::{Schema, Type};
@@ -19,14 +19,25 @@ pub fn check(schema: &Schema, object: &mut Value, validation: FieldValidation) -
     settle(Some(schema), object, validation, &complaints)
 }
 
+/// The same; what is unknown is told, and why the object cannot be of this kind, without a word on what it is.
+pub fn problems(schema: &Schema, object: &mut Value) -> std::result::Result<Vec<String>, String> {
+    Ok(look(schema, object)?.into_iter().take(MAX_COMPLAINTS).map(|complaint| complaint.text).collect())
+}
+
 /// Checks an object; returns what is unknown in it.
 pub(super) fn walk(schema: &Schema, object: &mut Value) -> Result<Vec<Complaint>> {
+    look(schema, object).map_err(|why| cannot_be_handled(Some(schema), object, &why))
+}
+
+fn look(schema: &Schema, object: &mut Value) -> std::result::Result<Vec<Complaint>, String> {
     let mut walker = Walker { unknown: Vec::new() };
-    let done = match &mut *object {
-        Value::Object(map) => walker.fields(schema, map, &Trail::Root, 0),
-        other => Err(format!("json: cannot unmarshal {} into Go value of type {}", kind_of(other), schema.go_name())),
-    };
-    done.map_err(|why| cannot_be_handled(Some(schema), object, &why))?;
+    match &mut *object {
+        Value::Object(map) => walker.fields(schema, map, &Trail::Root, 0)?,
+        other => {
+            let go = schema.go_name();
+            return Err(format!("json: cannot unmarshal {} into Go value of type {go}", kind_of(other)));
+        }
+    }
     Ok(walker.unknown)
 }
 

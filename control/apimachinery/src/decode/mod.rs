@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::schema::Schema;
 use crate::status::{Result, Status};
 
-pub use check::check;
+pub use check::{check, problems};
 pub use parse::parse;
 
 /// The format of a body.

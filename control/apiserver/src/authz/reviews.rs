@@ -5,6 +5,7 @@ use apimachinery::field::{FieldError, Path};
 use apimachinery::gvk::Gvk;
 use apimachinery::schema::Schema;
 use apimachinery::status::Status;
+use apimachinery::time;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
@@ -57,6 +58,9 @@ pub(crate) fn review(
     object["kind"] = json!(kind);
     if object["metadata"].is_null() {
         object["metadata"] = json!({});
+    }
+    if kind == "SelfSubjectReview" {
+        object["metadata"]["creationTimestamp"] = time::now_rfc3339().into();
     }
     let spec = object["spec"].clone();
     object["status"] = match kind {

@@ -1,16 +1,18 @@
 //! The registry: every resource by one generic path.
 //!
 //! [`resource`] is the table of what is served and where it is stored. A request becomes a [`Call`]; there is one function a
-//! verb: [`read`] (get, list), [`watch`], [`write`] (create, update; [`patch`] makes the wanted object of the present one) and
+//! verb: [`read`] (get, list), [`watch`], [`write`] (create, update; [`patch`] and [`apply`] make the wanted object of the present one) and
 //! [`delete`]. What a kind adds is in [`crate::strategy`], what refuses or changes writes across kinds in
 //! [`crate::admission`]. Reads are answered from watch caches with the bytes that are stored.
 
+mod apply;
 mod body;
 mod component_status;
 mod convert;
 mod delete;
 mod errors;
 mod extract;
+mod managers;
 mod object_meta;
 mod options;
 mod patch;
@@ -94,6 +96,7 @@ struct Call<'a> {
     query: &'a Query,
     accept: &'a str,
     content_type: &'a str,
+    user_agent: &'a str,
     user: &'a User,
     warnings: &'a Warnings,
     services: &'a Services,
@@ -134,6 +137,7 @@ impl Registry {
             query: &ctx.query,
             accept: ctx.accept(),
             content_type: ctx.content_type(),
+            user_agent: ctx.user_agent(),
             user: &ctx.user,
             warnings: &ctx.warnings,
             services: &ctx.services,
@@ -176,7 +180,18 @@ impl Registry {
         warnings: &'a Warnings,
     ) -> Result<Writer<'a>, Status> {
         let storage = self.stored(group, resource)?.storage()?;
-        Ok(Writer { registry: self, storage, namespace, user, authorizer: None, warnings, dry_run: false })
+        let (manager, applies) = ("kube-apiserver", false);
+        Ok(Writer {
+            registry: self,
+            storage,
+            namespace,
+            user,
+            authorizer: None,
+            warnings,
+            dry_run: false,
+            manager,
+            applies,
+        })
     }
 
     pub(crate) fn config(&self) -> &Config {
@@ -304,6 +319,9 @@ impl Call<'_> {
     }
 
     async fn patch(&self, part: Part, body: Bytes) -> Result<Response<ResponseBody>, Status> {
+        if patch::media(self.content_type) == apply::MEDIA {
+            return self.apply(part, &body).await;
+        }
         let storage = self.served.storage()?;
         let form = respond::Form::negotiate(self.accept, self.query)?;
         let options = WriteOptions::parse(self.query, "PatchOptions")?;
@@ -378,22 +396,36 @@ impl Call<'_> {
 
     /// Whether the user of an update may create as well.
     fn may_create(&self) -> bool {
+        self.services.authorizer.allowed(self.user, &self.creation())
+    }
+
+    /// Why they may not; `otherwise` if they may after all.
+    fn creation_forbidden(&self, otherwise: Status) -> Status {
+        self.services.authorizer.authorize(self.user, &self.creation()).err().unwrap_or(otherwise)
+    }
+
+    fn creation(&self) -> Attributes<'_> {
         let resource = self.served.resource;
-        self.services.authorizer.allowed(
-            self.user,
-            &Attributes {
-                verb: "create",
-                group: &resource.group,
-                version: &resource.version,
-                resource: &resource.resource,
-                subresource: "",
-                namespace: self.namespace,
-                name: self.name,
-                path: "",
-                is_resource: true,
-                field_selector: "",
-            },
-        )
+        Attributes {
+            verb: "create",
+            group: &resource.group,
+            version: &resource.version,
+            resource: &resource.resource,
+            subresource: "",
+            namespace: self.namespace,
+            name: self.name,
+            path: "",
+            is_resource: true,
+            field_selector: "",
+        }
+    }
+
+    /// Who this user's client says that it is.
+    fn manager(&self) -> &str {
+        let named = self.query.get("fieldManager").unwrap_or("");
+        let product = self.user_agent.split('/').next().unwrap_or("");
+        let product = product.char_indices().nth(128).map_or(product, |(end, _)| &product[..end]);
+        [named, product].into_iter().find(|name| !name.is_empty()).unwrap_or(&self.user.name)
     }
 
     fn writer(&self, dry_run: bool) -> Result<Writer<'_>, Status> {
@@ -406,6 +438,8 @@ impl Call<'_> {
             authorizer: Some(&self.services.authorizer),
             warnings: self.warnings,
             dry_run,
+            manager: self.manager(),
+            applies: false,
         })
     }
 

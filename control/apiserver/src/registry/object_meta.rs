@@ -12,8 +12,6 @@ use crate::strategy::NameRule;
 
 /// All annotations of an object together.
 const MAX_ANNOTATIONS: usize = 256 * 1024;
-/// Fields that only the server writes, and that it does not keep.
-const NOT_KEPT: [&str; 2] = ["managedFields", "selfLink"];
 
 /// The metadata of an object that a client sent.
 pub(super) fn of(object: &mut Value) -> Result<&mut Map<String, Value>, Status> {
@@ -35,18 +33,18 @@ pub(super) fn match_namespace(object: &mut Value, namespace: &str) -> Result<(),
     Ok(())
 }
 
-/// Gives a new object its identity.
-pub(super) fn prepare_create(object: &mut Value, namespace: &str) -> Result<(), Status> {
+/// Gives a new object its identity. Those that are applied come with their owners.
+pub(super) fn prepare_create(object: &mut Value, namespace: &str, applied: bool) -> Result<(), Status> {
     if !meta::resource_version(object).is_empty() {
         return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
     }
     match_namespace(object, namespace)?;
     let metadata = of(object)?;
-    for field in NOT_KEPT {
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "generation", "resourceVersion", "selfLink"] {
         metadata.remove(field);
     }
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "generation", "resourceVersion"] {
-        metadata.remove(field);
+    if !applied {
+        metadata.remove("managedFields");
     }
     metadata.insert("uid".to_owned(), Uuid::new_v4().to_string().into());
     metadata.insert("creationTimestamp".to_owned(), time::now_rfc3339().into());
@@ -57,9 +55,7 @@ pub(super) fn prepare_create(object: &mut Value, namespace: &str) -> Result<(), 
 pub(super) fn prepare_update(new: &mut Value, old: &Value) -> Result<(), Status> {
     let Some(before) = meta::metadata(old) else { return Err(Status::internal("a stored object has no metadata")) };
     let metadata = of(new)?;
-    for field in NOT_KEPT {
-        metadata.remove(field);
-    }
+    metadata.remove("selfLink");
     let absent = |metadata: &Map<String, Value>, field: &str| {
         metadata.get(field).is_none_or(|value| value.is_null() || value.as_str() == Some(""))
     };

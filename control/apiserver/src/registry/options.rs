@@ -64,6 +64,16 @@ pub(super) struct WriteOptions {
     pub(super) validation: FieldValidation,
 }
 
+/// Options of an apply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ApplyOptions {
+    pub(super) write: WriteOptions,
+    /// Who applies.
+    pub(super) manager: String,
+    /// Whether fields are taken from their owners.
+    pub(super) force: bool,
+}
+
 /// What a deletion does with dependents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Propagation {
@@ -256,10 +266,28 @@ pub(super) fn get_at(query: &Query) -> Result<At, Status> {
     at_least(query.get("resourceVersion").unwrap_or(""))
 }
 
+impl ApplyOptions {
+    pub(super) fn parse(query: &Query) -> Result<Self, Status> {
+        let write = WriteOptions::parse_with(query, "PatchOptions", true)?;
+        let manager = query.get("fieldManager").unwrap_or("").to_owned();
+        Ok(Self { write, manager, force: query.flag("force") })
+    }
+}
+
 impl WriteOptions {
     /// Options of a create, update or patch, `kind` naming which.
     pub(super) fn parse(query: &Query, kind: &str) -> Result<Self, Status> {
+        Self::parse_with(query, kind, false)
+    }
+
+    fn parse_with(query: &Query, kind: &str, applies: bool) -> Result<Self, Status> {
         let mut errors = Vec::new();
+        if applies && query.get("fieldManager").unwrap_or("").is_empty() {
+            errors.push(FieldError::required(&Path::new("fieldManager"), "is required for apply patch"));
+        }
+        if !applies && kind == "PatchOptions" && query.get("force").is_some_and(|force| !force.is_empty()) {
+            errors.push(FieldError::forbidden(&Path::new("force"), "may not be specified for non-apply patch"));
+        }
         let dry_run = dry_run(query.all("dryRun"), &mut errors);
         let manager = query.get("fieldManager").unwrap_or("");
         let path = Path::new("fieldManager");

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use apimachinery::field::{FieldError, Path};
 use apimachinery::status::Status;
-use apimachinery::{meta, names};
+use apimachinery::{meta, names, time};
 use bytes::Bytes;
 use serde_json::Value;
 use store::{Entry, Expect, StoreError};
 
+use super::managers::{self, Who};
 use super::resource::Storage;
 use super::{Registry, convert, errors, object_meta, required, services};
 use crate::admission::{Attributes, Operation};
@@ -34,6 +35,10 @@ pub(crate) struct Writer<'a> {
     pub(crate) authorizer: Option<&'a Authorizer>,
     pub(crate) warnings: &'a Warnings,
     pub(crate) dry_run: bool,
+    /// Who owns what this changes.
+    pub(crate) manager: &'a str,
+    /// Whether the objects come with their owners, because they are applied.
+    pub(crate) applies: bool,
 }
 
 /// What a write made.
@@ -66,7 +71,7 @@ pub(crate) enum Part {
 pub(crate) type Change<'a> = dyn FnMut(&Value) -> Result<Value, Status> + Send + 'a;
 
 impl Part {
-    fn subresource(self) -> &'static str {
+    pub(super) fn subresource(self) -> &'static str {
         match self {
             Part::Main => "",
             Part::Status => "status",
@@ -107,7 +112,7 @@ impl Writer<'_> {
     /// Makes an object.
     pub(crate) async fn create(&self, mut object: Value) -> Result<Written, Status> {
         let storage = self.storage;
-        object_meta::prepare_create(&mut object, self.namespace)?;
+        object_meta::prepare_create(&mut object, self.namespace, self.applies)?;
         storage.strategy.defaults(&mut object);
         let mut attributes = self.attributes(Operation::Create, "", object);
         self.registry.admission().admit(self.registry, &mut attributes).await?;
@@ -241,7 +246,8 @@ impl Writer<'_> {
         }
         self.warn(new, Some(old));
         self.registry.admission().validate(self.registry, &attributes).await?;
-        let new = &attributes.object;
+        let new = &mut attributes.object;
+        self.settle_owners(new, old, part);
         if new == old {
             return Ok(Some(Written { bytes: entry.bytes.clone(), created: false }));
         }
@@ -309,6 +315,15 @@ impl Writer<'_> {
             new["metadata"]["generation"] = (meta::generation(old) + 1).into();
         }
         Ok(())
+    }
+
+    /// Says who owns the fields of a changed object, where that is kept.
+    fn settle_owners(&self, new: &mut Value, old: &Value, part: Part) {
+        if let Some(schema) = self.storage.schema.filter(|_| !self.applies) {
+            let (manager, api_version) = (self.manager, &*self.storage.api_version);
+            let who = Who { manager, api_version, subresource: part.subresource() };
+            managers::after_update(old, new, schema, who, &time::now_rfc3339());
+        }
     }
 
     fn validate(&self, new: &Value, old: &Value, part: Part) -> Vec<FieldError> {

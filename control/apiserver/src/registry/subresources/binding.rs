@@ -42,6 +42,8 @@ pub(in crate::registry) async fn legacy(call: &Call<'_>, body: &[u8]) -> Result<
         authorizer: Some(&call.services.authorizer),
         warnings: call.warnings,
         dry_run: options.dry_run,
+        manager: call.manager(),
+        applies: false,
     };
     bind(&writer, meta::name(&binding), &binding).await
 }

@@ -208,9 +208,20 @@ async fn patches_of_three_kinds() {
     assert_eq!(merged["spec"]["template"]["spec"]["containers"].as_array().unwrap().len(), 1);
     let stale = json!({"metadata": {"resourceVersion": "1"}, "spec": {"replicas": 1}});
     assert_eq!(api.patch(&path, MERGE, stale).await.error().1, "Conflict");
-    assert_eq!(api.patch(&path, "application/apply-patch+yaml", json!({})).await.error().0, 415);
+    assert_eq!(api.patch(&path, "application/apply-patch+cbor", json!({})).await.error().0, 415);
     assert_eq!(api.patch(&path, MERGE, json!([1])).await.error().0, 400);
     assert_eq!(api.patch(&path, MERGE, json!({"metadata": {"name": "e"}})).await.error().0, 422);
+    let (strict, twice) =
+        (format!("{path}?fieldValidation=Strict"), r#"{"spec":{"odd":"x","replicas":2,"replicas":3}}"#);
+    for kind in [MERGE, STRATEGIC] {
+        let refused = api.request(Method::PATCH, &strict, &[(CONTENT_TYPE, kind)], twice).await;
+        let expected = "strict decoding error: duplicate field \"spec.replicas\", unknown field \"spec.odd\"";
+        assert!(refused.error().0 == 422 && refused.error().2.contains(expected), "{:?}", refused.error());
+        let warned = api.request(Method::PATCH, &path, &[(CONTENT_TYPE, kind)], twice).await;
+        assert_eq!(warned.warnings, ["duplicate field \"spec.replicas\"", "unknown field \"spec.odd\""]);
+    }
+    let wrong = api.patch(&path, MERGE, json!({"spec": {"replicas": "x"}})).await;
+    assert!(wrong.error().0 == 422 && wrong.error().2.starts_with(" \"\" is invalid: patch: "), "{:?}", wrong.error());
     assert_eq!(api.patch(&format!("{DEPLOYMENTS}/no"), MERGE, json!({})).await.error().0, 404);
 }
 

@@ -1,6 +1,7 @@
 //! Every verb over an in-memory store, through [`Registry::handle`], as a table of requests where it can be one.
 
 mod admission;
+mod applying;
 mod bootstrap;
 mod crud;
 mod deletion;
