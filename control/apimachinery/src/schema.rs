@@ -58,7 +58,7 @@ pub struct Field {
     pub ty: Type,
     /// Whether it must be set.
     pub required: bool,
-    /// Whether an empty list or map is the same as none, and left out (Go's `omitempty`).
+    /// Whether an empty list or map, or false, is the same as none, and left out (Go's `omitempty`).
     pub omit_empty: bool,
     /// How server-side apply merges a list.
     pub list_type: ListType,

@@ -1,5 +1,5 @@
-//! A tree against its schema: wrong types are errors, unknown fields are dropped and told, empty lists and maps that say
-//! nothing are left out, scalars become canonical.
+//! A tree against its schema: wrong types are errors, unknown fields are dropped and told, what is empty and says nothing is
+//! left out, scalars become canonical.
 
 use base64::Engine as _;
 use serde_json::{Map, Value};
@@ -13,7 +13,7 @@ use crate::status::Result;
 use crate::time;
 
 /// Checks an object against its schema: wrong types fail, unknown fields are dropped (and told, as `validation` asks), nulls of known
-/// fields and empty optional lists and maps are dropped, quantities and times become canonical. Returns the warnings.
+/// fields and what is empty and optional are dropped, quantities and times become canonical. Returns the warnings.
 pub fn check(schema: &Schema, object: &mut Value, validation: FieldValidation) -> Result<Vec<String>> {
     let complaints = walk(schema, object)?;
     settle(Some(schema), object, validation, &complaints)
@@ -122,6 +122,7 @@ impl Walker {
 
 fn is_empty(value: &Value) -> bool {
     match value {
+        Value::Bool(yes) => !yes,
         Value::Array(items) => items.is_empty(),
         Value::Object(map) => map.is_empty(),
         _ => false,

@@ -38,6 +38,11 @@ fn values_become_what_go_would_make_of_them() {
             json!({"metadata": {"labels": {}, "finalizers": []}, "spec": {"containers": [], "tolerations": [], "affinity": {}}}),
             json!({"metadata": {}, "spec": {"containers": [], "affinity": {}}}),
         ),
+        // So is false where no one can choose it: clients that send all fields must not change a template by it.
+        (
+            json!({"spec": {"hostNetwork": false, "hostPID": true, "enableServiceLinks": false, "containers": [{"tty": false}]}}),
+            json!({"spec": {"hostPID": true, "enableServiceLinks": false, "containers": [{}]}}),
+        ),
     ];
     for (body, expect) in cases {
         let decoded = json_pod(&body.to_string(), FieldValidation::Ignore).unwrap();

@@ -21,6 +21,35 @@ const WRITTEN_EMPTY: &[(&str, &str)] = &[
     ("io.k8s.api.rbac.v1.Role", "rules"),
 ];
 
+/// The optional booleans that are no pointers in Go: false says nothing, and upstream does not write it.
+const FALSE_IS_NOTHING: [&str; 25] = [
+    "authenticated",
+    "chapAuthDiscovery",
+    "chapAuthSession",
+    "denied",
+    "deprecated",
+    "exclusiveMaximum",
+    "exclusiveMinimum",
+    "globalDefault",
+    "hostIPC",
+    "hostNetwork",
+    "hostPID",
+    "insecureSkipTLSVerify",
+    "nullable",
+    "paused",
+    "preserveUnknownFields",
+    "publishNotReadyAddresses",
+    "readOnly",
+    "sslEnabled",
+    "stdin",
+    "stdinOnce",
+    "tty",
+    "uniqueItems",
+    "unschedulable",
+    "x-kubernetes-embedded-resource",
+    "x-kubernetes-int-or-string",
+];
+
 struct Index {
     /// Each type's line, by number; sorted by name.
     lines: Vec<&'static str>,
@@ -103,7 +132,12 @@ fn read(line: &'static str) -> Schema {
     }
     for field in &mut fields {
         let written = field.required || WRITTEN_EMPTY.contains(&(&*schema.name, &*field.name));
-        field.omit_empty = !written && matches!(field.ty, Type::List(_) | Type::Map(_));
+        field.omit_empty = !written
+            && match field.ty {
+                Type::List(_) | Type::Map(_) => true,
+                Type::Boolean => FALSE_IS_NOTHING.binary_search(&&*field.name).is_ok(),
+                _ => false,
+            };
     }
     schema.fields = fields.into();
     schema.unions = unions.into();
@@ -196,6 +230,7 @@ mod tests {
                 assert!(field.patch_merge_key.is_none() || matches!(field.ty, Type::List(_)));
             }
         }
+        assert!(FALSE_IS_NOTHING.is_sorted());
         assert!(INDEX.kinds.is_sorted() && INDEX.kinds.iter().all(|(_, number)| *number < count));
     }
 

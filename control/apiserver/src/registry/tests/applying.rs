@@ -184,3 +184,19 @@ async fn what_cannot_be_applied_says_why() {
     api.apply(&path, "a&dryRun=All", &config).await.ok();
     assert_eq!(api.get(&path).await.error().0, 404);
 }
+
+#[tokio::test]
+async fn of_many_updaters_the_oldest_are_one() {
+    let api = Api::new().await;
+    let path = format!("{MAPS}/m");
+    let mut last = api.apply(&path, "a", &map(&json!({"x": "1"}))).await.ok();
+    for n in 0..12 {
+        let body = json!({"data": {format!("k{n:02}"): "v"}});
+        last = api.patch(&format!("{path}?fieldManager=u{n:02}"), MERGE, body).await.ok();
+    }
+    let all = owners(&last);
+    assert_eq!(all.len(), 11, "{all:?}");
+    let ancient = json!({"f:data": {"f:k00": {}, "f:k01": {}, "f:k02": {}}});
+    assert!(all.contains(&owned("Update", "ancient-changes", ancient)), "{all:?}");
+    assert!(all.contains(&owned("Apply", "a", json!({"f:data": {"f:x": {}}}))), "{all:?}");
+}
