@@ -12,7 +12,7 @@ pub(in crate::strategy) struct Pod;
 
 impl Strategy for Pod {
     fn defaults(&self, pod: &mut Value) {
-        within(pod, "spec", pod_defaults::pod_spec);
+        within(pod, "spec", pod_defaults::pod);
     }
 
     fn prepare_create(&self, pod: &mut Value) {

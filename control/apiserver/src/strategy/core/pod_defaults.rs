@@ -4,13 +4,28 @@ use crate::strategy::tools::{default_to, each_mut, empty, int, made, some, text,
 use apimachinery::quantity::Quantity;
 use serde_json::{Value, json};
 
+/// Fills in the spec of a pod: what it would be in a template, and what only the pod itself says. A template that said it, too,
+/// would hold on to requests that follow from limits when the limits change.
+pub(super) fn pod(spec: &mut Value) {
+    pod_spec(spec);
+    default_to(spec, "enableServiceLinks", true);
+    let host_network = spec.get("hostNetwork").and_then(Value::as_bool).unwrap_or(false);
+    for list in ["initContainers", "containers"] {
+        each_mut(spec, list, |container| {
+            requests(container);
+            if host_network {
+                each_mut(container, "ports", host_port);
+            }
+        });
+    }
+}
+
 /// Fills in a pod's spec, wherever it stands.
 pub(in crate::strategy) fn pod_spec(spec: &mut Value) {
     default_to(spec, "dnsPolicy", "ClusterFirst");
     default_to(spec, "restartPolicy", "Always");
     default_to(spec, "terminationGracePeriodSeconds", 30);
     default_to(spec, "schedulerName", "default-scheduler");
-    default_to(spec, "enableServiceLinks", true);
     default_to(spec, "securityContext", json!({}));
     // The old name of the field is kept in step with the new one.
     let account = text(spec, "serviceAccountName").to_owned();
@@ -20,9 +35,8 @@ pub(in crate::strategy) fn pod_spec(spec: &mut Value) {
     } else if !account.is_empty() {
         spec["serviceAccount"] = account.into();
     }
-    let host_network = spec.get("hostNetwork").and_then(Value::as_bool).unwrap_or(false);
     for list in ["initContainers", "containers", "ephemeralContainers"] {
-        each_mut(spec, list, |each| container(each, host_network));
+        each_mut(spec, list, container);
     }
     each_mut(spec, "volumes", volume);
     each_mut(spec, "topologySpreadConstraints", |constraint| {
@@ -31,18 +45,13 @@ pub(in crate::strategy) fn pod_spec(spec: &mut Value) {
     });
 }
 
-fn container(container: &mut Value, host_network: bool) {
+fn container(container: &mut Value) {
     let policy = if pulls_always(text(container, "image")) { "Always" } else { "IfNotPresent" };
     default_to(container, "imagePullPolicy", policy);
     default_to(container, "terminationMessagePath", "/dev/termination-log");
     default_to(container, "terminationMessagePolicy", "File");
     default_to(container, "resources", json!({}));
-    each_mut(container, "ports", |port| {
-        default_to(port, "protocol", "TCP");
-        if host_network && int(port, "hostPort").is_none() {
-            port["hostPort"] = port["containerPort"].clone();
-        }
-    });
+    each_mut(container, "ports", |port| default_to(port, "protocol", "TCP"));
     each_mut(container, "env", |variable| {
         within(variable, "valueFrom", |source| {
             within(source, "fieldRef", |field| default_to(field, "apiVersion", "v1"));
@@ -56,7 +65,18 @@ fn container(container: &mut Value, host_network: bool) {
         within(lifecycle, "postStart", handler);
         within(lifecycle, "preStop", handler);
     });
-    resources(container);
+    within(container, "resources", |resources| {
+        for list in ["limits", "requests"] {
+            canonical(resources, list);
+        }
+    });
+}
+
+/// On the node's network a port is the node's.
+fn host_port(port: &mut Value) {
+    if int(port, "hostPort").is_none() {
+        port["hostPort"] = port["containerPort"].clone();
+    }
 }
 
 /// `latest`, spelt out or implied, is pulled each time; a digest never changes.
@@ -91,12 +111,9 @@ fn handler(handler: &mut Value) {
     });
 }
 
-/// Limits without requests are requests too; quantities are written in their canonical form.
-fn resources(container: &mut Value) {
+/// Limits without requests are requests too.
+fn requests(container: &mut Value) {
     within(container, "resources", |resources| {
-        for list in ["limits", "requests"] {
-            canonical(resources, list);
-        }
         let Some(limits) = resources.get("limits").and_then(Value::as_object).cloned() else { return };
         if limits.is_empty() {
             return;
@@ -204,7 +221,13 @@ mod tests {
             }],
             "volumes": [{"name": "v"}, {"name": "s", "secret": {"secretName": "s"}}],
         });
-        pod_spec(&mut spec);
+        let mut template = spec.clone();
+        pod_spec(&mut template);
+        assert!(template.get("enableServiceLinks").is_none());
+        assert_eq!(template["containers"][0]["resources"], json!({"limits": {"cpu": "500m", "memory": "1Gi"}}));
+        assert_eq!(template["containers"][0]["ports"][0], json!({"containerPort": 80, "protocol": "TCP"}));
+        pod(&mut spec);
+        assert_eq!(spec["enableServiceLinks"], true);
         let container = &spec["containers"][0];
         assert_eq!(container["ports"][0], json!({"containerPort": 80, "protocol": "TCP", "hostPort": 80}));
         assert_eq!(container["resources"]["requests"], json!({"cpu": "500m", "memory": "1Gi"}));
@@ -213,7 +236,7 @@ mod tests {
         assert_eq!(spec["volumes"][1]["secret"]["defaultMode"], 420);
         assert_eq!(spec["securityContext"], json!({}));
         let once = spec.clone();
-        pod_spec(&mut spec);
+        pod(&mut spec);
         assert_eq!(spec, once);
     }
 }
