@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 pub use config::Version;
 pub use proxy::ProxyEnv;
-pub use registries::{Mirror, Registries, RegistriesError, RegistryAuth, RegistryConfig, RegistryTls};
+pub use registries::{Mirror, Registries, RegistriesError, RegistryAuth, RegistryConfig, RegistryTls, registry_of};
 
 use crate::endpoint::{EndpointError, check_socket_path};
 use config::Paths;

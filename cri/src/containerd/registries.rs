@@ -9,6 +9,10 @@ use serde::Deserialize;
 use super::config::quoted;
 use crate::v1::AuthConfig;
 
+/// The registry of names that say none, and the host that serves it.
+const DOCKER: &str = "docker.io";
+const DOCKER_HOST: &str = "registry-1.docker.io";
+
 /// The file's content.
 #[derive(Debug, Clone, Default, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
@@ -104,16 +108,23 @@ impl Registries {
             .map_err(|error| RegistriesError::Parse { path: path.to_owned(), why: error.to_string() })
     }
 
-    /// The credentials for an image by the host of its name, for a pull without pull secrets.
+    /// The credentials to pull an image with, where no pull secret has any: its registry's, or else those of the first mirror
+    /// that has some. They are for that host alone, which may ask for them itself or send to a token server.
     pub fn auth_for(&self, image: &str) -> Option<AuthConfig> {
-        let host = image_host(image);
-        let auth = self.configs.get(host)?.auth.as_ref()?;
-        Some(AuthConfig {
-            username: auth.username.clone(),
-            password: auth.password.clone(),
-            auth: auth.auth.clone(),
-            identity_token: auth.identity_token.clone(),
-            ..Default::default()
+        let registry = registry_of(image);
+        let own = [registry].into_iter().chain((registry == DOCKER).then_some(DOCKER_HOST));
+        let mirror = self.mirrors.get(registry).or_else(|| self.mirrors.get("*"));
+        let mirrors = mirror.iter().flat_map(|mirror| &mirror.endpoint).map(|endpoint| host_of(endpoint));
+        own.chain(mirrors).find_map(|host| {
+            let auth = self.configs.get(host)?.auth.as_ref()?;
+            Some(AuthConfig {
+                username: auth.username.clone(),
+                password: auth.password.clone(),
+                auth: auth.auth.clone(),
+                identity_token: auth.identity_token.clone(),
+                server_address: server(host),
+                ..Default::default()
+            })
         })
     }
 
@@ -138,10 +149,8 @@ impl Registries {
         for endpoint in endpoints.iter().chain(own.as_ref().filter(|_| self.configs.contains_key(registry))) {
             let url = if endpoint.contains("://") { endpoint.clone() } else { format!("https://{endpoint}") };
             let url = url.trim_end_matches('/');
-            let host = url.split_once("://").map_or(url, |(_, rest)| rest);
-            let host = host.split('/').next().unwrap_or(host);
             let _ = writeln!(out, "\n[host.{}]\ncapabilities = [\"pull\", \"resolve\"]", quoted(url));
-            let key = if own.as_deref() == Some(url) { registry } else { host };
+            let key = if own.as_deref() == Some(url) { registry } else { host_of(url) };
             if let Some(config) = self.configs.get(key) {
                 host_settings(&mut out, url, config);
             }
@@ -169,7 +178,7 @@ fn host_settings(out: &mut String, url: &str, config: &RegistryConfig) {
             out.push_str("skip_verify = true\n");
         }
     }
-    // A mirror never sees the credentials of a pull request, which belong to the registry it stands for.
+    // Those of a pull request are for one host, and another may have its own.
     if let Some(auth) = &config.auth
         && let Some(basic) = auth.basic()
     {
@@ -188,19 +197,22 @@ impl RegistryAuth {
     }
 }
 
-/// The host part of an image's name, by Docker's rules.
-fn image_host(image: &str) -> &str {
+/// The registry that an image's name means, by Docker's rules.
+pub fn registry_of(image: &str) -> &str {
     match image.split_once('/') {
         Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
-        _ => "docker.io",
+        _ => DOCKER,
     }
 }
 
 fn server(registry: &str) -> String {
-    match registry {
-        "docker.io" => "https://registry-1.docker.io".into(),
-        other => format!("https://{other}"),
-    }
+    format!("https://{}", if registry == DOCKER { DOCKER_HOST } else { registry })
+}
+
+/// The host of a URL, or of what lacks only the scheme.
+fn host_of(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split('/').next().unwrap_or(rest)
 }
 
 /// The directory in which containerd looks: a colon does not survive every file system.
@@ -249,9 +261,26 @@ configs:
     #[test]
     fn credentials_go_by_host() {
         let registries: Registries = serde_saphyr::from_str(YAML).unwrap();
-        assert_eq!(registries.auth_for("mirror.example:5000/a/b:1").map(|a| a.username), Some("u".into()));
-        for image in ["own.example/x", "busybox", "library/busybox", "mirror.example/x"] {
-            assert_eq!(registries.auth_for(image), None, "{image}");
+        let more = "configs: {registry-1.docker.io: {auth: {username: hub}}, own.example: {auth: {identity_token: t}}}";
+        let hub: Registries = serde_saphyr::from_str(more).unwrap();
+        let got = |registries: &Registries, image: &str| {
+            let auth = registries.auth_for(image)?;
+            Some(format!("{}{} at {}", auth.username, auth.identity_token, auth.server_address))
+        };
+        let mirror = Some("u at https://mirror.example:5000");
+        let cases = [
+            (&registries, "mirror.example:5000/a/b:1", mirror),
+            // Its mirror has some.
+            (&registries, "library/busybox", mirror),
+            (&registries, "own.example/x", None),
+            (&registries, "mirror.example/x", None),
+            (&hub, "busybox", Some("hub at https://registry-1.docker.io")),
+            (&hub, "docker.io/library/busybox:1", Some("hub at https://registry-1.docker.io")),
+            (&hub, "own.example/x", Some("t at https://own.example")),
+            (&hub, "other.example/x", None),
+        ];
+        for (registries, image, want) in cases {
+            assert_eq!(got(registries, image).as_deref(), want, "{image}");
         }
     }
 

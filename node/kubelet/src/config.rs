@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use cri::containerd::Registries;
 use k8s_openapi::api::core::v1::Taint;
 
 /// The settings of one node.
@@ -27,6 +28,8 @@ pub struct KubeletConfig {
     pub cluster_dns: Vec<IpAddr>,
     /// Domain of the cluster's names.
     pub cluster_domain: String,
+    /// Credentials of registries, for images whose pods bring none.
+    pub registries: Registries,
     /// The resolver configuration that pods with the node's DNS get.
     pub resolv_conf: PathBuf,
     /// Where the kubelet's API listens.

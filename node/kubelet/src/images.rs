@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
+use cri::containerd::registry_of;
 use cri::v1::{AuthConfig, Image, PodSandboxConfig};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -128,6 +129,7 @@ async fn pull(
             candidates.extend(credentials(key, bytes, name).into_iter().map(Some));
         }
     }
+    candidates.extend(context.settings.registries.auth_for(name).map(Some));
     if candidates.is_empty() {
         candidates.push(None);
     }
@@ -173,7 +175,7 @@ fn is_reference(image: &str) -> bool {
             && all(tag, |c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
     });
     let (host, path) = match name.split_once('/') {
-        Some((host, path)) if registry(name) == host => (host, path),
+        Some((host, path)) if registry_of(name) == host => (host, path),
         _ => ("localhost", name),
     };
     let good_host = all(host, |c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '[' | ']'));
@@ -189,14 +191,6 @@ fn is_reference(image: &str) -> bool {
 fn with_tag(image: &str) -> String {
     let last = image.rsplit('/').next().unwrap_or(image);
     if last.contains([':', '@']) { image.to_owned() } else { format!("{image}:latest") }
-}
-
-/// The registry an image name means.
-fn registry(image: &str) -> &str {
-    match image.split_once('/') {
-        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
-        _ => "docker.io",
-    }
 }
 
 /// The credentials that a secret's entry has for the image, those of the most specific servers first.
@@ -233,7 +227,7 @@ fn serves(server: &str, image: &str) -> bool {
         .find_map(|api| path.strip_prefix(api))
         .filter(|rest| rest.is_empty() || rest.starts_with('/'))
         .unwrap_or(path);
-    let (wanted, repository) = (registry(image), image.strip_prefix(registry(image)).unwrap_or(image));
+    let (wanted, repository) = (registry_of(image), image.strip_prefix(registry_of(image)).unwrap_or(image));
     let docker = wanted == "docker.io" && matches!(host, "index.docker.io" | "registry-1.docker.io");
     let repository = repository.trim_start_matches('/');
     (docker || host_matches(host, wanted)) && repository.starts_with(path.trim_matches('/'))
@@ -259,7 +253,7 @@ mod tests {
             ("reg.example:5000/a", "reg.example:5000/a:latest", "reg.example:5000"),
             ("localhost/x@sha256:1", "localhost/x@sha256:1", "localhost"),
         ] {
-            assert_eq!((with_tag(image).as_str(), registry(image)), (tagged, host));
+            assert_eq!((with_tag(image).as_str(), registry_of(image)), (tagged, host));
         }
     }
 

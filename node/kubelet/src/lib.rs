@@ -164,6 +164,7 @@ fn context(
         cluster_domain: config.cluster_domain.clone(),
         cluster_dns: config.cluster_dns.clone(),
         resolver: HostResolver::parse(&resolv),
+        registries: config.registries.clone(),
         logs_dir: config.logs_dir(),
         pods_dir: config.pods_dir(),
         seccomp_dir: config.data_dir.join("kubelet/seccomp"),

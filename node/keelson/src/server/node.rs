@@ -28,6 +28,7 @@ const REGISTRIES: &str = "/etc/keelson/registries.yaml";
 /// A container runtime that answers.
 pub(crate) struct NodeRuntime {
     runtime: Runtime,
+    registries: Registries,
     endpoint: String,
     /// Ours, unless an endpoint was given.
     _containerd: Option<Containerd>,
@@ -40,17 +41,19 @@ pub(crate) async fn start_runtime(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<NodeRuntime> {
     Footprint::of(settings).write(settings.data_dir())?;
+    let registries = Registries::load(Path::new(REGISTRIES)).context("registry settings")?;
     let (endpoint, containerd) = match &settings.args.container_runtime_endpoint {
         Some(endpoint) => (endpoint.clone(), None),
         None => {
-            let containerd = Containerd::start_or_adopt(containerd_config(settings)?, tasks, shutdown.clone())
-                .await
-                .context("containerd cannot be started")?;
+            let containerd =
+                Containerd::start_or_adopt(containerd_config(settings, registries.clone()), tasks, shutdown.clone())
+                    .await
+                    .context("containerd cannot be started")?;
             (containerd.endpoint().to_owned(), Some(containerd))
         }
     };
     let runtime = Runtime::connect(&endpoint).context("the container runtime cannot be reached")?;
-    Ok(NodeRuntime { runtime, endpoint, _containerd: containerd })
+    Ok(NodeRuntime { runtime, registries, endpoint, _containerd: containerd })
 }
 
 /// Imports every archive of the directory. One that cannot be imported is no reason to have no node.
@@ -71,7 +74,7 @@ async fn import_images(endpoint: &str, dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn containerd_config(settings: &Settings) -> anyhow::Result<ContainerdConfig> {
+fn containerd_config(settings: &Settings, registries: Registries) -> ContainerdConfig {
     let args = &settings.args;
     let own = [
         args.cluster_cidr.to_string(),
@@ -80,9 +83,9 @@ fn containerd_config(settings: &Settings) -> anyhow::Result<ContainerdConfig> {
         args.cluster_domain.clone(),
     ];
     let mut config = ContainerdConfig::new(&args.data_dir);
-    config.registries = Registries::load(Path::new(REGISTRIES)).context("registry settings")?;
+    config.registries = registries;
     config.proxy = ProxyEnv::from_env(&own);
-    Ok(config)
+    config
 }
 
 /// Starts what makes this machine a node.
@@ -99,7 +102,7 @@ pub(crate) async fn start(
     let user = format!("system:node:{}", settings.node_name);
     let client = server.client(&user, &["system:nodes", "system:authenticated"]);
     let events = cri::events::subscribe(&runtime.endpoint, tasks, shutdown.clone()).context("containerd's events")?;
-    let config = kubelet_config(settings, server)?;
+    let config = kubelet_config(settings, server, runtime.registries)?;
     Kubelet::start(config, client, runtime.runtime, events, tasks.clone(), shutdown.clone())
         .await
         .context("the kubelet cannot start")?;
@@ -174,7 +177,7 @@ fn dns_config(settings: &Settings) -> dns::SupervisorConfig {
     }
 }
 
-fn kubelet_config(settings: &Settings, server: &ApiServer) -> anyhow::Result<KubeletConfig> {
+fn kubelet_config(settings: &Settings, server: &ApiServer, registries: Registries) -> anyhow::Result<KubeletConfig> {
     let args = &settings.args;
     let sans =
         [settings.node_name.clone(), settings.node_ip.to_string(), "127.0.0.1".to_owned(), "localhost".to_owned()];
@@ -196,6 +199,7 @@ fn kubelet_config(settings: &Settings, server: &ApiServer) -> anyhow::Result<Kub
         node_taints: args.node_taint.iter().map(taint).collect(),
         cluster_dns: vec![settings.cluster_dns],
         cluster_domain: args.cluster_domain.clone(),
+        registries,
         resolv_conf: settings.resolv_conf.clone(),
         api_address: settings.node_ip,
         api_port: KUBELET_PORT,

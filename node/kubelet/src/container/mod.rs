@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use cri::containerd::Registries;
 use cri::v1::{
     ContainerConfig, ContainerMetadata, ImageSpec, KeyValue, LinuxContainerConfig, LinuxContainerResources, Mount,
     Signal,
@@ -31,6 +32,7 @@ pub(crate) struct Settings {
     pub(crate) cluster_domain: String,
     pub(crate) cluster_dns: Vec<IpAddr>,
     pub(crate) resolver: HostResolver,
+    pub(crate) registries: Registries,
     pub(crate) logs_dir: PathBuf,
     pub(crate) pods_dir: PathBuf,
     pub(crate) seccomp_dir: PathBuf,
