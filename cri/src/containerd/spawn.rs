@@ -149,8 +149,37 @@ pub(super) async fn adopt_or_start(plan: &Plan) -> Result<(Running, bool), Conta
         }
         tracing::info!(pid = running.pid(), "containerd runs with other settings and is restarted");
         running.terminate().await?;
+    } else {
+        forget_former_boot(&plan.paths, &boot_id())?;
     }
     Ok((start(plan).await?, false))
+}
+
+fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// Removes what was kept of tasks that ended with the boot they ran in, as the tmpfs does that containerd and runc expect it
+/// in. After a power cut half of it is blank, and runc never lets go of a container whose state it cannot read.
+fn forget_former_boot(paths: &Paths, boot: &str) -> Result<(), ContainerdError> {
+    let Ok(note) = fs::read_to_string(&paths.pid) else { return Ok(()) };
+    let same = match note.lines().nth(3) {
+        Some(noted) => noted == boot,
+        // Whole without a boot: by a version whose containers may still run. Else it lost its text with the power.
+        None => note.lines().nth(2).is_some(),
+    };
+    if same {
+        return Ok(());
+    }
+    for dir in [&paths.state, &paths.runc] {
+        match fs::remove_dir_all(dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(ContainerdError::io("remove", dir)(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// The containerd of this data directory, if it runs, with the fingerprint it was started with.
@@ -188,7 +217,7 @@ pub(super) async fn start(plan: &Plan) -> Result<Running, ContainerdError> {
             return Err(ContainerdError::Signal { pid, source });
         }
     };
-    let note = format!("{pid}\n{}\n{}\n", process.start_time(), plan.fingerprint);
+    let note = format!("{pid}\n{}\n{}\n{}\n", process.start_time(), plan.fingerprint, boot_id());
     write_if_changed(&plan.paths.pid, &note)?;
     join_cgroups(plan, pid);
     let mut running = Running { process, child: Some(child) };
@@ -317,4 +346,34 @@ fn died(plan: &Plan, status: String) -> ContainerdError {
     let lines: Vec<&str> = text.lines().collect();
     let tail = lines[lines.len().saturating_sub(5)..].join("\n");
     ContainerdError::Died { status, log: plan.paths.log.clone(), tail }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_former_boot_ran_is_forgotten() {
+        for (note, kept) in [
+            (None, true),
+            (Some("7\n99\nsettings\nthis\n"), true),
+            (Some("7\n99\nsettings\n"), true),
+            (Some("7\n99\nsettings\nanother\n"), false),
+            (Some(""), false),
+            (Some("\0\0\0"), false),
+        ] {
+            let data = tempfile::tempdir().unwrap();
+            let paths = Paths::new(data.path());
+            let task = paths.state.join("io.containerd.runtime.v2.task/k8s.io/b0");
+            let (container, image) = (paths.runc.join("k8s.io/b0"), paths.root.join("image"));
+            for dir in [&task, &container, &image] {
+                fs::create_dir_all(dir).unwrap();
+            }
+            if let Some(note) = note {
+                fs::write(&paths.pid, note).unwrap();
+            }
+            forget_former_boot(&paths, "this").unwrap();
+            assert_eq!((task.exists(), container.exists(), image.exists()), (kept, kept, true), "{note:?}");
+        }
+    }
 }
