@@ -32,6 +32,11 @@ fn run(mut command: Command) -> String {
     text
 }
 
+fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
 #[test]
 fn installed_twice_and_removed_without_a_trace() {
     if cluster_tests::skip("installed_twice_and_removed_without_a_trace") {
@@ -66,6 +71,12 @@ fn installed_twice_and_removed_without_a_trace() {
     install();
     assert_eq!(started(), before, "a second installation restarts no container");
 
+    // What the runtime keeps outside of the data directory.
+    let sandboxes = names(&cluster.data_dir().join("containerd/root/io.containerd.grpc.v1.cri/sandboxes"));
+    let results = || names(Path::new("/var/lib/cni/results"));
+    let ours = |result: &String| sandboxes.iter().any(|sandbox| result.contains(sandbox));
+    assert!(results().iter().any(ours), "the network's answers for {sandboxes:?}");
+
     let uninstall = || run(installer(&cluster, cluster.node().command("bash"), &["--uninstall"]));
     uninstall();
     assert!(!cluster.data_dir().exists());
@@ -77,6 +88,7 @@ fn installed_twice_and_removed_without_a_trace() {
     for hierarchy in ["memory", "cpu", "pids", "unified"] {
         assert!(!Path::new("/sys/fs/cgroup").join(hierarchy).join(cluster.name()).exists(), "{hierarchy}");
     }
+    assert!(!results().iter().any(ours), "the network's answers for {sandboxes:?} are left");
     uninstall();
     std::fs::remove_dir_all(home(&cluster)).unwrap();
 }

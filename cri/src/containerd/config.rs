@@ -101,6 +101,8 @@ pub(super) fn render(config: &ContainerdConfig, paths: &Paths, version: Version,
     let _ = writeln!(out, "\n[grpc]\naddress = {}", path(&paths.socket));
     let _ = writeln!(out, "\n[ttrpc]\naddress = {}", path(&paths.ttrpc));
     let _ = writeln!(out, "\n[debug]\nlevel = {}", quoted(&config.log_level));
+    // Where a user may install runtimes and libraries: made at every start, by default in /opt.
+    let _ = writeln!(out, "\n[plugins.\"io.containerd.internal.v1.opt\"]\npath = {}", path(&paths.dir.join("opt")));
     // A snapshot is recorded as whole at once and for good: its files must not wait in the page cache for a power cut.
     // Since 1.7.26; those before ignore it.
     out.push_str("\n[plugins.\"io.containerd.service.v1.diff-service\"]\nsync_fs = true\n");

@@ -5,6 +5,7 @@
 mod cgroups;
 mod mounts;
 mod processes;
+mod strays;
 
 use crate::cli::UninstallArgs;
 use crate::footprint::Footprint;
@@ -35,6 +36,9 @@ pub(crate) fn run(args: &UninstallArgs) -> anyhow::Result<()> {
     cgroups::remove(&footprint.cgroup_root)?;
     if let Some(copy) = &footprint.kubeconfig_copy {
         remove_file(copy)?;
+    }
+    if footprint.own_containerd {
+        strays::Places::of_this_machine().clear(data_dir);
     }
     remove_files(data_dir)?;
     println!("removed node {} and {}", footprint.node_name, data_dir.display());
