@@ -21,6 +21,7 @@ pub(crate) fn findings(host: &Host, args: &CheckArgs) -> Vec<Finding> {
         port("port-apiserver", args.port, "--port"),
         port("port-kubelet", KUBELET_PORT, "ending the other kubelet"),
         resolv_conf(host),
+        hosts(host),
         firewalld(host),
         ufw(host),
         selinux(host),
@@ -109,6 +110,18 @@ fn resolv_conf(host: &Host) -> Finding {
         );
     }
     Finding::ok("resolv.conf", servers.join(", "))
+}
+
+/// containerd copies it for every sandbox.
+fn hosts(host: &Host) -> Finding {
+    if host.has("/etc/hosts") {
+        return Finding::ok("hosts", "/etc/hosts is there");
+    }
+    Finding::warning(
+        "hosts",
+        "/etc/hosts is missing: containerd makes no pod without it",
+        "echo '127.0.0.1 localhost' > /etc/hosts",
+    )
 }
 
 fn firewalld(host: &Host) -> Finding {
@@ -214,6 +227,12 @@ mod tests {
         for (files, want) in cases {
             assert_eq!(level(resolv_conf, files), want, "{files:?}");
         }
+    }
+
+    #[test]
+    fn a_root_without_hosts() {
+        assert_eq!(level(hosts, &[]), Level::Warning);
+        assert_eq!(level(hosts, &[("etc/hosts", "127.0.0.1 localhost\n")]), Level::Ok);
     }
 
     #[test]
