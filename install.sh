@@ -157,6 +157,11 @@ firewall() { # add | remove
     if active firewalld; then
         local zone=(firewall-cmd -q --zone=trusted "--$1-interface=$links+")
         { "${zone[@]}" && "${zone[@]}" --permanent; } || true # it says why itself
+        # firewalld keeps a copy of a zone that was changed once, even when it is as it came again.
+        local copy=/etc/firewalld/zones/trusted.xml
+        if [ "$1" = remove ] && diff -qwB "$copy" /usr/lib/firewalld/zones/trusted.xml >/dev/null 2>&1; then
+            rm -f "$copy" "$copy.old"
+        fi
     fi
     if command -v ufw >/dev/null && ufw status | grep -q '^Status: active'; then
         local delete=""
@@ -170,7 +175,8 @@ firewall() { # add | remove
 prepare_host() {
     [ "$systemd" = yes ] || return 0
     if [ -d /etc/NetworkManager/conf.d ]; then
-        printf '[keyfile]\nunmanaged-devices=interface-name:%s*\n' "$links" >"$networkmanager"
+        # A section of its own: [keyfile] unmanaged-devices would replace what the machine's owner set there.
+        printf '[device-keelson]\nmatch-device=interface-name:%s*\nmanaged=0\n' "$links" >"$networkmanager"
     fi
     if [ -d /etc/systemd/network ]; then
         printf '[Match]\nName=%s*\n\n[Link]\nUnmanaged=yes\n' "$links" >"$networkd"
@@ -226,6 +232,10 @@ missing=()
 command -v containerd >/dev/null || missing+=(containerd)
 command -v runc >/dev/null || command -v crun >/dev/null || missing+=(runc)
 command -v nft >/dev/null || missing+=(nftables)
+# Fedora's policy lets containerd and pods work only with this package's module.
+if [ -e /sys/fs/selinux/enforce ] && command -v rpm >/dev/null; then
+    rpm -q --quiet container-selinux || missing+=(container-selinux)
+fi
 if [ ${#missing[@]} -gt 0 ]; then
     stage "installing ${missing[*]}"
     install_packages "${missing[@]}"
