@@ -225,28 +225,10 @@ impl FieldError {
         Self::new(ErrorKind::TooLong, path, None, format!("may not be more than {max} {unit}"))
     }
 
-    /// A value longer than `max` characters.
-    pub fn too_long_characters(path: &Path, max: usize) -> Self {
-        let unit = if max == 1 { "character" } else { "characters" };
-        Self::new(ErrorKind::TooLong, path, None, format!("may not be more than {max} {unit}"))
-    }
-
-    /// A value shorter than `min` characters.
-    pub fn too_short(path: &Path, min: usize) -> Self {
-        let unit = if min == 1 { "character" } else { "characters" };
-        Self::new(ErrorKind::TooShort, path, None, format!("must be at least {min} {unit}"))
-    }
-
     /// A list of more than `max` items.
     pub fn too_many(path: &Path, actual: usize, max: usize) -> Self {
         let unit = if max == 1 { "item" } else { "items" };
         Self::new(ErrorKind::TooMany, path, Some(actual.into()), format!("must have at most {max} {unit}"))
-    }
-
-    /// A list of fewer than `min` items.
-    pub fn too_few(path: &Path, actual: usize, min: usize) -> Self {
-        let unit = if min == 1 { "item" } else { "items" };
-        Self::new(ErrorKind::TooFew, path, Some(actual.into()), format!("must have at least {min} {unit}"))
     }
 
     /// A referred value that does not exist.

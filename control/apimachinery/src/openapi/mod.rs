@@ -5,8 +5,6 @@ mod paths;
 mod prose;
 mod schemas;
 
-use std::collections::BTreeSet;
-
 use serde_json::{Map, Value, json};
 
 use crate::facts;
@@ -23,12 +21,6 @@ const COMMON: [&str; 5] = [
 
 /// The version that documents carry.
 const VERSION: &str = "v1.36.0";
-
-/// The group versions that have documents, in order.
-pub fn group_versions() -> Vec<(&'static str, &'static str)> {
-    let all: BTreeSet<(&str, &str)> = resources::all().iter().map(|one| (&*one.group, &*one.version)).collect();
-    all.into_iter().collect()
-}
 
 /// The document of a group version; `None` where it is not served.
 pub fn v3_group(group: &str, version: &str) -> Option<Value> {
@@ -69,9 +61,15 @@ fn object(entries: impl IntoIterator<Item = (&'static str, Value)>) -> Map<Strin
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     /// Every document is whole: each reference leads to a schema of the same document.
+    fn group_versions() -> BTreeSet<(&'static str, &'static str)> {
+        resources::all().iter().map(|one| (&*one.group, &*one.version)).collect()
+    }
+
     #[test]
     fn documents_are_whole() {
         for (group, version) in group_versions() {
