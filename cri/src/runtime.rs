@@ -164,6 +164,21 @@ impl Runtime {
         done("RemoveContainer", id, self.runtime.clone().remove_container(request)).await.map(drop)
     }
 
+    /// Gives a running container other limits.
+    pub async fn update_container_resources(
+        &self,
+        id: &str,
+        resources: LinuxContainerResources,
+    ) -> Result<(), CriError> {
+        let request = UpdateContainerResourcesRequest {
+            container_id: id.into(),
+            linux: Some(resources),
+            ..UpdateContainerResourcesRequest::default()
+        };
+        let request = limited(request, QUICK);
+        done("UpdateContainerResources", id, self.runtime.clone().update_container_resources(request)).await.map(drop)
+    }
+
     /// The containers that match, all without a filter.
     pub async fn list_containers(&self, filter: Option<ContainerFilter>) -> Result<Vec<Container>, CriError> {
         let request = limited(ListContainersRequest { filter }, QUICK);

@@ -166,10 +166,10 @@ impl Cache {
         }
     }
 
-    /// A pod is on a node, or has changed there. This confirms an assumption.
-    pub fn set_pod(&mut self, info: Arc<PodInfo>) {
+    /// A pod is on a node, or has changed there; returns what it was. This confirms an assumption.
+    pub fn set_pod(&mut self, info: Arc<PodInfo>) -> Option<Arc<PodInfo>> {
         let node = info.pod.spec.node_name.clone();
-        self.place(info, node, false);
+        self.place(info, node, false)
     }
 
     /// A pod will be on `node` once its binding is written.
@@ -196,11 +196,12 @@ impl Cache {
         self.placed.contains_key(key)
     }
 
-    fn place(&mut self, info: Arc<PodInfo>, node: String, assumed: bool) {
+    fn place(&mut self, info: Arc<PodInfo>, node: String, assumed: bool) -> Option<Arc<PodInfo>> {
         let key = info.key();
-        self.remove_pod(&key);
+        let old = self.remove_pod(&key);
         self.with_node(&node, |node| node.add(Arc::clone(&info)));
         self.placed.insert(key, Placed { node, info, assumed });
+        old
     }
 
     fn with_node(&mut self, name: &str, change: impl FnOnce(&mut NodeInfo)) {

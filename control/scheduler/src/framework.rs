@@ -47,6 +47,8 @@ pub enum ClusterEvent<'a> {
     },
     /// A placed pod has gone or ended.
     PodRemoved(&'a PodInfo),
+    /// A placed pod holds less than this, which it held before.
+    PodShrunk(&'a PodInfo),
 }
 
 /// What plugins remember during one cycle.

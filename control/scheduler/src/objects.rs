@@ -45,6 +45,8 @@ pub struct PodSpec {
     /// Init containers and sidecars.
     #[serde(deserialize_with = "null_is_default")]
     pub init_containers: Vec<Container>,
+    /// What all containers together ask for, where that is said as a whole.
+    pub resources: ContainerResources,
     /// What the sandbox itself needs.
     pub overhead: Resources,
     /// While there are any, the pod is not scheduled.
@@ -63,6 +65,28 @@ pub struct PodStatus {
     /// Conditions.
     #[serde(deserialize_with = "null_is_default")]
     pub conditions: Vec<Condition>,
+    /// What containers have been given.
+    #[serde(deserialize_with = "null_is_default")]
+    pub container_statuses: Vec<ContainerStatus>,
+    /// What init containers and sidecars have been given.
+    #[serde(deserialize_with = "null_is_default")]
+    pub init_container_statuses: Vec<ContainerStatus>,
+    /// What was given as a whole.
+    #[serde(deserialize_with = "null_is_default")]
+    pub allocated_resources: Resources,
+}
+
+/// What a container has of its node, which a resize may have made another thing than what it asks for.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct ContainerStatus {
+    /// Its name.
+    pub name: String,
+    /// What the node has granted.
+    pub allocated_resources: Resources,
+    /// What it has by now.
+    #[serde(deserialize_with = "null_is_default")]
+    pub resources: ContainerResources,
 }
 
 /// Something with a name.
@@ -77,6 +101,8 @@ pub struct Named {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Container {
+    /// Its name.
+    pub name: String,
     /// Image.
     pub image: String,
     /// Requests.
@@ -225,12 +251,34 @@ projection!(Node, "", "v1", "nodes");
 impl Pod {
     /// What the pod asks of a node, a place for itself included.
     pub fn requests(&self) -> Resources {
+        let infeasible = self.condition("PodResizePending").is_some_and(|condition| condition.reason == "Infeasible");
+        let held = |container: &Container, statuses: &[ContainerStatus]| {
+            let asked = &container.resources.requests;
+            let Some(status) = statuses.iter().find(|status| status.name == container.name) else {
+                return asked.clone();
+            };
+            let mut held = status.resources.requests.clone();
+            held.max(&status.allocated_resources);
+            // What a node cannot give is not held of it.
+            if !infeasible || held == Resources::default() {
+                held.max(asked);
+            }
+            held
+        };
         let inits = self.spec.init_containers.iter().map(|container| Ask {
-            requests: &container.resources.requests,
+            requests: held(container, &self.status.init_container_statuses),
             restartable: container.restart_policy == "Always",
         });
-        let containers = self.spec.containers.iter().map(|container| &container.resources.requests);
-        Resources { pods: 1, ..pod_requests(containers, inits, &self.spec.overhead) }
+        let containers = self.spec.containers.iter().map(|container| held(container, &self.status.container_statuses));
+        let mut total = pod_requests(containers, inits);
+        let whole = &self.spec.resources.requests;
+        let mut granted = self.status.allocated_resources.clone();
+        if !infeasible || granted == Resources::default() {
+            granted.max(whole);
+        }
+        total.replace(&granted);
+        total.add(&self.spec.overhead);
+        Resources { pods: 1, ..total }
     }
 
     /// The node's ports it needs.
@@ -247,5 +295,32 @@ impl Pod {
     /// A condition.
     pub fn condition(&self, kind: &str) -> Option<&Condition> {
         self.status.conditions.iter().find(|condition| condition.r#type == kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_pod_holds_the_most_of_what_it_asks_for_was_granted_and_has() {
+        let container = |name: &str, cpu: &str| json!({"name": name, "resources": {"requests": {"cpu": cpu}}});
+        let status = |granted: &str, has: &str| json!([{"name": "c", "allocatedResources": {"cpu": granted}, "resources": {"requests": {"cpu": has}}}]);
+        let infeasible = json!([{"type": "PodResizePending", "status": "True", "reason": "Infeasible"}]);
+        let whole = |cpu: &str| json!({"requests": {"cpu": cpu}});
+        for (asked, whole, statuses, conditions, held) in [
+            ("300m", json!({}), json!([]), json!([]), 310),
+            ("300m", json!({}), status("200m", "100m"), json!([]), 310),
+            ("100m", json!({}), status("200m", "300m"), json!([]), 310),
+            ("900m", json!({}), status("200m", "100m"), infeasible.clone(), 210),
+            ("900m", json!({}), json!([]), infeasible, 910),
+            ("300m", whole("500m"), json!([]), json!([]), 510),
+        ] {
+            let spec = json!({"containers": [container("c", asked)], "resources": whole, "overhead": {"cpu": "10m"}});
+            let status = json!({"containerStatuses": statuses, "conditions": conditions});
+            let pod: Pod = serde_json::from_value(json!({"spec": spec, "status": status})).unwrap();
+            assert_eq!(pod.requests().milli_cpu, held, "{asked} {statuses}");
+        }
     }
 }

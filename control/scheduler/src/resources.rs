@@ -36,6 +36,21 @@ impl Resources {
         self.combine(other, std::cmp::Ord::max);
     }
 
+    /// Takes over what is said as a whole: cpu, memory and huge pages, where they are named.
+    pub fn replace(&mut self, whole: &Resources) {
+        for (mine, said) in [(&mut self.milli_cpu, whole.milli_cpu), (&mut self.memory, whole.memory)] {
+            *mine = if said == 0 { *mine } else { said };
+        }
+        self.extended.extend(whole.extended.clone());
+    }
+
+    /// Whether any amount is larger than that of another set.
+    pub fn exceeds(&self, other: &Resources) -> bool {
+        let mut both = self.clone();
+        both.max(other);
+        both != *other
+    }
+
     fn combine(&mut self, other: &Resources, with: impl Fn(i64, i64) -> i64) {
         self.milli_cpu = with(self.milli_cpu, other.milli_cpu);
         self.memory = with(self.memory, other.memory);
@@ -85,26 +100,25 @@ impl<'de> Deserialize<'de> for Resources {
 }
 
 /// What a container asks for, as far as a pod's sum needs it.
-pub struct Ask<'a> {
+pub struct Ask {
     /// Its requests.
-    pub requests: &'a Resources,
+    pub requests: Resources,
     /// An init container that goes on running beside the others.
     pub restartable: bool,
 }
 
-/// What a whole pod asks for: its containers and sidecars together, or the init container that needs most with the sidecars
-/// started before it, plus the overhead of its sandbox.
-pub fn pod_requests<'a>(
-    containers: impl Iterator<Item = &'a Resources>,
-    init_containers: impl Iterator<Item = Ask<'a>>,
-    overhead: &Resources,
+/// What the containers of a pod ask for: app containers and sidecars together, or the init container that needs most
+/// with the sidecars started before it.
+pub fn pod_requests(
+    containers: impl Iterator<Item = Resources>,
+    init_containers: impl Iterator<Item = Ask>,
 ) -> Resources {
     let mut total = Resources::default();
-    containers.for_each(|requests| total.add(requests));
+    containers.for_each(|requests| total.add(&requests));
     let (mut sidecars, mut peak) = (Resources::default(), Resources::default());
     for Ask { requests, restartable } in init_containers {
         let mut during = sidecars.clone();
-        during.add(requests);
+        during.add(&requests);
         peak.max(&during);
         if restartable {
             sidecars = during;
@@ -112,7 +126,6 @@ pub fn pod_requests<'a>(
     }
     total.add(&sidecars);
     total.max(&peak);
-    total.add(overhead);
     total
 }
 
@@ -134,20 +147,19 @@ mod tests {
 
     #[test]
     fn pods_sum_up() {
-        // (containers, init containers with restartable, overhead, want)
-        type Case = (&'static [i64], &'static [(i64, bool)], i64, i64);
+        // (containers, init containers with restartable, want)
+        type Case = (&'static [i64], &'static [(i64, bool)], i64);
         let cases: [Case; 5] = [
-            (&[100, 200], &[], 0, 300),
-            (&[100], &[(500, false), (300, false)], 0, 500),
-            (&[100], &[(50, true)], 0, 150),
-            (&[100], &[(50, true), (400, false)], 10, 460),
-            (&[100], &[(400, false), (50, true)], 0, 400),
+            (&[100, 200], &[], 300),
+            (&[100], &[(500, false), (300, false)], 500),
+            (&[100], &[(50, true)], 150),
+            (&[100], &[(50, true), (400, false)], 450),
+            (&[100], &[(400, false), (50, true)], 400),
         ];
-        for (containers, inits, overhead, want) in cases {
-            let containers: Vec<_> = containers.iter().map(|milli| cpu(*milli)).collect();
-            let inits: Vec<_> = inits.iter().map(|(milli, restartable)| (cpu(*milli), *restartable)).collect();
-            let asks = inits.iter().map(|(requests, restartable)| Ask { requests, restartable: *restartable });
-            assert_eq!(pod_requests(containers.iter(), asks, &cpu(overhead)).milli_cpu, want);
+        for (containers, inits, want) in cases {
+            let asks =
+                inits.iter().map(|(milli, restartable)| Ask { requests: cpu(*milli), restartable: *restartable });
+            assert_eq!(pod_requests(containers.iter().copied().map(cpu), asks).milli_cpu, want);
         }
     }
 }

@@ -120,7 +120,12 @@ impl Inner {
                 let key = new.metadata.key();
                 if !new.spec.node_name.is_empty() {
                     queue.remove(&key);
-                    cache.set_pod(Arc::new(PodInfo::new(Arc::clone(new))));
+                    let info = Arc::new(PodInfo::new(Arc::clone(new)));
+                    let old = cache.set_pod(Arc::clone(&info));
+                    if let Some(old) = old.filter(|old| old.requests.exceeds(&info.requests)) {
+                        queue.wake(&self.plugins, &ClusterEvent::PodShrunk(&old), now);
+                        self.wake.notify_one();
+                    }
                     return;
                 }
                 if new.spec.scheduler_name != SCHEDULER_NAME || new.metadata.is_deleting() {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod};
 
+use crate::allocation::Pending;
 use crate::container::sysctls;
 use crate::pod;
 use crate::resources;
@@ -59,6 +60,34 @@ pub(crate) fn admit(pod: &Pod, others: &[&Pod], offer: &Offer) -> Result<(), Fai
             "NodePorts",
             "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports".into(),
         );
+    }
+    Ok(())
+}
+
+/// Whether the node can give a pod what a resize asks for, beside what the others have. Less of something is always
+/// granted.
+pub(crate) fn resize(asked: &Pod, given: &Pod, others: &[&Pod], offer: &Offer) -> Result<(), Pending> {
+    let wish = |resource| (resources::pod_request(asked, resource), resources::pod_request(given, resource));
+    let grown: Vec<_> = [("cpu", offer.cpu_milli), ("memory", offer.memory)]
+        .into_iter()
+        .filter_map(|(resource, capacity)| {
+            let (wanted, had) = wish(resource);
+            (wanted > had).then_some((resource, wanted, capacity))
+        })
+        .collect();
+    if let Some((resource, wanted, capacity)) = grown.iter().find(|(_, wanted, capacity)| wanted > capacity) {
+        let message =
+            format!("Node didn't have enough capacity: {resource}, requested: {wanted}, capacity: {capacity}");
+        return Err(Pending { reason: "Infeasible", message });
+    }
+    for (resource, wanted, capacity) in grown {
+        let used: i64 = others.iter().map(|other| resources::pod_request(other, resource)).sum();
+        if wanted + used > capacity {
+            let message = format!(
+                "Node didn't have enough resource: {resource}, requested: {wanted}, used: {used}, capacity: {capacity}"
+            );
+            return Err(Pending { reason: "Deferred", message });
+        }
     }
     Ok(())
 }
@@ -157,6 +186,15 @@ mod tests {
             let others = vec![&present; others];
             let got = admit(&new, &others, &offer).err().map(|failure| failure.reason);
             assert_eq!(got.as_deref(), expected);
+        }
+        for (others, from, to, expected) in [
+            (1, "100m", "500m", None),
+            (1, "100m", "501m", Some("Deferred")),
+            (1, "100m", "2001m", Some("Infeasible")),
+            (2, "500m", "400m", None),
+        ] {
+            let pending = resize(&pod(to, None, None), &pod(from, None, None), &vec![&present; others], &offer);
+            assert_eq!(pending.err().map(|pending| pending.reason), expected, "{from} to {to}");
         }
         let mut windows = pod("0", None, None);
         windows.spec.as_mut().unwrap().os = Some(PodOS { name: "windows".into() });

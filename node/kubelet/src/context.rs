@@ -10,6 +10,7 @@ use informer::recorder::{EventType, ObjectRef, Recorder};
 use informer::rest::{self, DeleteOptions, Path, Rest};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -59,6 +60,8 @@ pub(crate) struct Context {
     pub(crate) host_ip: String,
     pub(crate) capacity: NodeCapacity,
     pub(crate) registry: Registry,
+    /// Rings when a pod holds nothing of the node any more.
+    pub(crate) freed: Notify,
     pub(crate) tasks: TaskTracker,
     pub(crate) shutdown: CancellationToken,
 }

@@ -6,6 +6,7 @@
 //! - `node` keeps the Node object and its Lease; [`api`] serves exec, logs and the rest.
 
 mod admission;
+mod allocation;
 pub mod api;
 mod backoff;
 mod cgroup;
@@ -190,6 +191,7 @@ fn context(
         host_ip: config.node_ip.to_string(),
         capacity,
         registry: Registry::default(),
+        freed: tokio::sync::Notify::new(),
         tasks: tasks.clone(),
         shutdown: shutdown.clone(),
     })

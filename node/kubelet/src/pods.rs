@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 use tokio::sync::{Notify, mpsc};
 
 use crate::admission::{self, Offer};
+use crate::allocation::{self, Pending};
 use crate::context::Context;
 use crate::labels;
 use crate::pod::{self, PodId};
@@ -59,8 +60,20 @@ impl Projection for NodePod {
 
 struct Entry {
     handle: Handle,
+    /// The pod as the API has it.
+    asked: Arc<Pod>,
+    /// The same with the resources that the node gave it.
+    given: Arc<Pod>,
+    /// Why these are not the same.
+    pending: Option<Pending>,
     version: String,
     gone: bool,
+}
+
+/// The pods but this one that hold something of the node, each with what it was given.
+fn others(workers: &HashMap<String, Entry>, uid: &str) -> Vec<Arc<Pod>> {
+    let holding = workers.iter().filter(|(other, entry)| other.as_str() != uid && !entry.handle.view.borrow().over);
+    holding.map(|(_, entry)| Arc::clone(&entry.given)).collect()
 }
 
 /// Workers by pod uid.
@@ -115,6 +128,8 @@ impl Pods {
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 result = changed.changed() => if result.is_err() { return },
+                // What a pod held is free: a resize may have waited for it.
+                () = self.context.freed.notified() => {}
                 event = events.recv() => match event {
                     Some(event) => self.dispatch(event, &mut swept).await,
                     None => return,
@@ -136,6 +151,7 @@ impl Pods {
                 messages.push(message);
             }
         }
+        messages.extend(self.retry_resizes());
         self.workers().retain(|uid, entry| {
             if present.contains(uid.as_str()) {
                 return true;
@@ -176,9 +192,9 @@ impl Pods {
     /// Gives the burstable pods together the weight of all they ask for.
     fn weigh(&self) {
         let Some(cgroups) = &self.context.cgroups else { return };
-        let views = self.handles().into_iter().map(|handle| Arc::clone(&handle.view.borrow()));
-        let burstable = views.filter(|view| !view.over && QosClass::of(&view.pod) == QosClass::Burstable);
-        let milli: i64 = burstable.map(|view| resources::pod_request(&view.pod, "cpu")).sum();
+        let pods = others(&self.workers(), "");
+        let burstable = pods.iter().filter(|pod| QosClass::of(pod) == QosClass::Burstable);
+        let milli: i64 = burstable.map(|pod| resources::pod_request(pod, "cpu")).sum();
         if self.burstable_milli.swap(milli, Ordering::Relaxed) == milli {
             return;
         }
@@ -196,19 +212,65 @@ impl Pods {
             Some(entry) if entry.handle.inbox.is_closed() && pod::deleting(&pod.pod) => None,
             Some(entry) if !entry.handle.inbox.is_closed() => {
                 entry.version.clone_from(&pod.meta.resource_version);
-                Some((entry.handle.inbox.clone(), Message::Pod(Arc::clone(&pod.pod))))
+                self.grant(&pod.meta.uid, Arc::clone(&pod.pod), &mut workers)
             }
             _ => {
                 let rejected = self.judge(&pod.pod, &workers).map(|Failure { reason, message }| {
                     self.context.events.event(&pod.pod, None, true, &reason, message.clone());
                     Failure { reason, message: format!("Pod was rejected: {message}") }
                 });
-                let handle = worker::spawn(&self.context, Arc::clone(&pod.pod), rejected);
+                let asked = Arc::clone(&pod.pod);
+                let restored = Some(&pod.pod).filter(|pod| pod::start_time(pod).is_some());
+                let restored =
+                    restored.map(|pod| allocation::restored(pod)).filter(|pod| !allocation::same(pod, &asked));
+                let given = restored.map_or_else(|| Arc::clone(&asked), Arc::new);
+                let handle = worker::spawn(&self.context, Arc::clone(&given), rejected);
                 let version = pod.meta.resource_version.clone();
-                workers.insert(pod.meta.uid.clone(), Entry { handle, version, gone: false });
+                let entry = Entry { handle, asked, given, pending: None, version, gone: false };
+                workers.insert(pod.meta.uid.clone(), entry);
                 None
             }
         }
+    }
+
+    /// Gives a pod what it now asks for, if the node has it; its worker is told.
+    fn grant(
+        &self,
+        uid: &str,
+        asked: Arc<Pod>,
+        workers: &mut HashMap<String, Entry>,
+    ) -> Option<(mpsc::Sender<Message>, Message)> {
+        let old = &workers.get(uid)?.given;
+        let granted = if allocation::same(&asked, old) {
+            Ok(())
+        } else {
+            let others = others(workers, uid);
+            let others: Vec<&Pod> = others.iter().map(AsRef::as_ref).collect();
+            admission::resize(&asked, old, &others, &self.offer())
+        };
+        let given = if granted.is_ok() { Arc::clone(&asked) } else { Arc::new(allocation::kept(&asked, old)) };
+        let entry = workers.get_mut(uid)?;
+        entry.asked = asked;
+        entry.given = given;
+        entry.pending = granted.err();
+        Some((entry.handle.inbox.clone(), Message::Pod(Arc::clone(&entry.given), entry.pending.clone())))
+    }
+
+    /// Tries again what could not be given before, the most important pods first.
+    fn retry_resizes(&self) -> Vec<(mpsc::Sender<Message>, Message)> {
+        let mut workers = self.workers();
+        let open = workers.iter().filter(|(_, entry)| !Arc::ptr_eq(&entry.asked, &entry.given));
+        let mut open: Vec<_> = open.map(|(uid, entry)| (uid.clone(), Arc::clone(&entry.asked))).collect();
+        open.sort_by_key(|(_, pod)| std::cmp::Reverse(pod::spec(pod).priority.unwrap_or(0)));
+        let mut messages = Vec::new();
+        for (uid, asked) in open {
+            let before = workers.get(&uid).and_then(|entry| entry.pending.clone());
+            let message = self.grant(&uid, asked, &mut workers);
+            // Told before, and nothing has changed.
+            let told = before.is_some() && workers.get(&uid).is_some_and(|entry| entry.pending == before);
+            messages.extend(message.filter(|_| !told));
+        }
+        messages
     }
 
     fn judge(&self, pod: &Pod, workers: &HashMap<String, Entry>) -> Option<Failure> {
@@ -217,13 +279,8 @@ impl Pods {
             return None;
         }
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-        let views: Vec<_> = workers
-            .iter()
-            .filter(|(other, _)| other.as_str() != uid)
-            .map(|(_, entry)| Arc::clone(&entry.handle.view.borrow()))
-            .filter(|view| !view.over)
-            .collect();
-        let others: Vec<&Pod> = views.iter().map(|view| view.pod.as_ref()).collect();
+        let others = others(workers, uid);
+        let others: Vec<&Pod> = others.iter().map(AsRef::as_ref).collect();
         admission::admit(pod, &others, &self.offer()).err()
     }
 

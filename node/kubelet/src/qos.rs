@@ -39,10 +39,13 @@ impl QosClass {
         }
         let mut any = false;
         let mut all = true;
-        for container in pod::all_containers(pod) {
+        let whole = pod::spec(pod).resources.as_ref().filter(|all| all.requests.is_some() || all.limits.is_some());
+        let containers = pod::all_containers(pod).map(|container| container.resources.as_ref());
+        let holders: Vec<_> = whole.map_or_else(|| containers.collect(), |whole| vec![Some(whole)]);
+        for holder in holders {
             for resource in ["cpu", "memory"] {
-                let request = resources::request(container, resource).filter(|v| *v > 0);
-                let limit = resources::limit(container, resource).filter(|v| *v > 0);
+                let request = resources::request_of(holder, resource).filter(|v| *v > 0);
+                let limit = resources::limit_of(holder, resource).filter(|v| *v > 0);
                 any |= request.is_some() || limit.is_some();
                 all &= limit.is_some() && request.or(limit) == limit;
             }

@@ -19,13 +19,22 @@ fn from_map(resources: Option<&ResourceRequirements>, resource: &str, limits: bo
 
 /// What the container is promised; a limit without a request is one.
 pub(crate) fn request(container: &Container, resource: &str) -> Option<i64> {
-    let resources = container.resources.as_ref();
+    request_of(container.resources.as_ref(), resource)
+}
+
+/// The request among these requirements; a limit without one is one.
+pub(crate) fn request_of(resources: Option<&ResourceRequirements>, resource: &str) -> Option<i64> {
     from_map(resources, resource, false).or_else(|| from_map(resources, resource, true))
 }
 
 /// What the container may not exceed.
 pub(crate) fn limit(container: &Container, resource: &str) -> Option<i64> {
-    from_map(container.resources.as_ref(), resource, true)
+    limit_of(container.resources.as_ref(), resource)
+}
+
+/// The limit among these requirements.
+pub(crate) fn limit_of(resources: Option<&ResourceRequirements>, resource: &str) -> Option<i64> {
+    from_map(resources, resource, true)
 }
 
 /// The pod's effective request: the larger of its app containers with sidecars and of any init step, plus overhead.

@@ -5,8 +5,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 pub(crate) use cri::CriError;
 use cri::v1::{
-    AuthConfig, Container, ContainerConfig, ContainerFilter, ContainerStatus, ExecSyncResponse, Image, ImageSpec,
-    PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxStatus, RuntimeFeatures,
+    AuthConfig, Container, ContainerConfig, ContainerFilter, ContainerStatsFilter, ContainerStatus, ExecSyncResponse,
+    Image, ImageSpec, LinuxContainerResources, PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxStatus,
+    RuntimeFeatures,
 };
 
 /// CRI as far as a worker uses it.
@@ -40,6 +41,10 @@ pub(crate) trait PodRuntime: Send + Sync + 'static {
         sandbox_config: &PodSandboxConfig,
     ) -> Result<String, CriError>;
     async fn reopen_container_log(&self, id: &str) -> Result<(), CriError>;
+    /// Gives a running container other limits.
+    async fn update_container_resources(&self, id: &str, resources: LinuxContainerResources) -> Result<(), CriError>;
+    /// How many bytes of memory a running container uses, where the runtime knows.
+    async fn memory_usage(&self, id: &str) -> Result<Option<u64>, CriError>;
     /// What the runtime can do that older ones cannot.
     async fn features(&self) -> Result<RuntimeFeatures, CriError>;
 }
@@ -126,6 +131,16 @@ impl PodRuntime for cri::Runtime {
 
     async fn reopen_container_log(&self, id: &str) -> Result<(), CriError> {
         cri::Runtime::reopen_container_log(self, id).await
+    }
+
+    async fn update_container_resources(&self, id: &str, resources: LinuxContainerResources) -> Result<(), CriError> {
+        cri::Runtime::update_container_resources(self, id, resources).await
+    }
+
+    async fn memory_usage(&self, id: &str) -> Result<Option<u64>, CriError> {
+        let filter = ContainerStatsFilter { id: id.to_owned(), ..ContainerStatsFilter::default() };
+        let stats = cri::Runtime::list_container_stats(self, Some(filter)).await?;
+        Ok(stats.into_iter().find_map(|stats| Some(stats.memory?.usage_bytes?.value)))
     }
 
     async fn features(&self) -> Result<RuntimeFeatures, CriError> {

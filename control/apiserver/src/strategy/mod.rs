@@ -20,6 +20,7 @@ mod tools;
 use apimachinery::field::FieldError;
 use serde_json::Value;
 
+pub(crate) use self::core::pod_resize as resize;
 pub(crate) use facts::{Facts, NameRule, facts, path, stand_in, zero};
 
 /// A kind's own rules. All objects are in the storage version of the kind, with `apiVersion`, `kind` and `metadata`

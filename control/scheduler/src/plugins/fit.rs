@@ -74,7 +74,7 @@ impl Plugin for NodeResourcesFit {
             ClusterEvent::NodeUpdated { old, new } => {
                 old.status.allocatable != new.status.allocatable && fits(&new.status.allocatable)
             }
-            ClusterEvent::PodRemoved(removed) => frees(&removed.requests, &pod.requests),
+            ClusterEvent::PodRemoved(held) | ClusterEvent::PodShrunk(held) => frees(&held.requests, &pod.requests),
         }
     }
 }

@@ -41,7 +41,7 @@ impl Plugin for NodePorts {
     fn helps(&self, pod: &PodInfo, event: &ClusterEvent<'_>) -> bool {
         match event {
             ClusterEvent::NodeAdded(_) => true,
-            ClusterEvent::NodeUpdated { .. } => false,
+            ClusterEvent::NodeUpdated { .. } | ClusterEvent::PodShrunk(_) => false,
             ClusterEvent::PodRemoved(removed) => conflicts(&pod.ports, &removed.ports),
         }
     }

@@ -25,7 +25,7 @@ impl Plugin for NodeUnschedulable {
         match event {
             ClusterEvent::NodeAdded(node) => takes(node, pod),
             ClusterEvent::NodeUpdated { old, new } => !takes(old, pod) && takes(new, pod),
-            ClusterEvent::PodRemoved(_) => false,
+            ClusterEvent::PodRemoved(_) | ClusterEvent::PodShrunk(_) => false,
         }
     }
 }

@@ -113,6 +113,35 @@ impl Cgroups {
         self.apply(&path, limits)
     }
 
+    /// Makes a pod's group, or raises the limits of the one there is: containers are resized below the higher of two
+    /// limits, and only then is the group brought down to the lower.
+    pub(crate) fn make_room(&self, class: QosClass, uid: &str, limits: &PodLimits) -> Result<(), CgroupError> {
+        let path = self.pod_path(class, uid);
+        if !self.exists(&path) {
+            return self.ensure_pod(class, uid, limits);
+        }
+        for (file, value) in self.settings(&path, limits) {
+            // "max", "max 100000" and -1 are no limit at all; v1 shows no limit on memory as a huge one.
+            let present = fs::read_to_string(&file).unwrap_or_default();
+            let number = |text: &str| text.split_whitespace().next().and_then(|word| word.parse::<i64>().ok());
+            let raises = number(&present).is_some_and(|present| present >= 0 && Some(present) < number(&value));
+            let is_share = ["cpu.shares", "cpu.weight"].iter().any(|name| file.ends_with(name));
+            if raises || is_share {
+                fs::write(&file, value).map_err(io_error("write", &file))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn exists(&self, path: &Path) -> bool {
+        match &self.layout {
+            Layout::V2 { mount } => mount.join(path).is_dir(),
+            Layout::V1 { hierarchies, .. } => {
+                hierarchies.iter().filter(|h| h.is_managed()).all(|h| h.mount.join(path).is_dir())
+            }
+        }
+    }
+
     /// Removes a pod's group from every hierarchy, with what the runtime left in it. `Ok(false)`: something still lives in it.
     pub(crate) fn remove_pod(&self, uid: &str) -> Result<bool, CgroupError> {
         let mut gone = true;
@@ -366,6 +395,27 @@ mod tests {
         }
         assert_eq!(processes(dir.path()), HashSet::from([1, 2, 3]));
         assert!(processes(&dir.path().join("none")).is_empty());
+    }
+
+    #[test]
+    fn room_is_made_and_never_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("cgroup.controllers"), "cpu memory pids").unwrap();
+        let groups = Cgroups::new(Layout::V2 { mount: dir.path().to_owned() }, "/k");
+        let read = |file: &str| fs::read_to_string(dir.path().join("k/kubepods/podu4").join(file)).unwrap();
+        let with = |quota, memory| PodLimits { cpu_quota: Some(quota), memory: Some(memory), ..limits() };
+        for (quota, memory, expected) in
+            [(20_000, 1000, "20000 1000"), (30_000, 900, "30000 1000"), (10_000, 2000, "30000 2000")]
+        {
+            groups.make_room(QosClass::Guaranteed, "u4", &with(quota, memory)).unwrap();
+            let quota = read("cpu.max").split(' ').next().unwrap().to_owned();
+            assert_eq!(format!("{quota} {}", read("memory.max")), expected);
+        }
+        groups.ensure_pod(QosClass::Guaranteed, "u4", &with(10_000, 900)).unwrap();
+        assert_eq!((read("cpu.max").as_str(), read("memory.max").as_str()), ("10000 100000", "900"));
+        fs::write(dir.path().join("k/kubepods/podu4/memory.max"), "max").unwrap();
+        groups.make_room(QosClass::Guaranteed, "u4", &with(10_000, 900)).unwrap();
+        assert_eq!(read("memory.max"), "max", "a first limit waits until the containers have theirs");
     }
 
     #[test]

@@ -144,7 +144,8 @@ fn annotations(
     ])
 }
 
-fn linux_resources(pod: &Pod, container: &Container, settings: &Settings) -> LinuxContainerResources {
+/// Requests and limits in the kernel's terms.
+pub(crate) fn linux_resources(pod: &Pod, container: &Container, settings: &Settings) -> LinuxContainerResources {
     let cpu_limit = resources::limit(container, "cpu").filter(|v| *v > 0);
     let cpu_request = resources::request(container, "cpu").unwrap_or(0);
     LinuxContainerResources {

@@ -1,6 +1,7 @@
 //! Environment of a container: envFrom, services, and variables from values, fields, ConfigMaps and Secrets.
 
 mod expand;
+mod file;
 mod services;
 
 use std::collections::HashMap;
@@ -13,6 +14,7 @@ pub(crate) use services::service_env;
 use crate::downward::{self, LiveFacts};
 use crate::objects::PodObjects;
 use crate::pod;
+use crate::volumes::VolumePaths;
 
 /// Name and value, in the order they are set.
 pub(crate) type Env = Vec<(String, String)>;
@@ -23,6 +25,7 @@ pub(crate) async fn build(
     container: &Container,
     facts: &LiveFacts,
     objects: &PodObjects,
+    volumes: &VolumePaths,
     services: &Env,
 ) -> Result<Env, String> {
     let mut result = Env::new();
@@ -46,7 +49,7 @@ pub(crate) async fn build(
                 };
                 Some(expand(variable.value.as_deref().unwrap_or_default(), lookup))
             }
-            Some(_) => from_source(pod, container, facts, objects, variable).await?,
+            Some(_) => from_source(pod, container, facts, objects, volumes, variable).await?,
         };
         if let Some(value) = value {
             set(&mut result, &mut known, &variable.name, value);
@@ -99,6 +102,7 @@ async fn from_source(
     container: &Container,
     facts: &LiveFacts,
     objects: &PodObjects,
+    volumes: &VolumePaths,
     variable: &EnvVar,
 ) -> Result<Option<String>, String> {
     let Some(source) = &variable.value_from else { return Ok(None) };
@@ -107,6 +111,9 @@ async fn from_source(
     }
     if let Some(selector) = &source.resource_field_ref {
         return downward::resource(pod, facts, &container.name, selector).map(Some);
+    }
+    if let Some(reference) = &source.file_key_ref {
+        return file::value(volumes, reference);
     }
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let (kind, data, name, key, optional) = if let Some(reference) = &source.config_map_key_ref {
@@ -151,7 +158,7 @@ mod tests {
         let pod = pod(env);
         let services = vec![("SVC_HOST".to_owned(), "10.0.0.1".to_owned()), ("A".to_owned(), "svc".to_owned())];
         let objects = PodObjects::new(None, "ns");
-        build(&pod, &pod::containers(&pod)[0], &LiveFacts::default(), &objects, &services).await
+        build(&pod, &pod::containers(&pod)[0], &LiveFacts::default(), &objects, &VolumePaths::new(), &services).await
     }
 
     #[tokio::test]

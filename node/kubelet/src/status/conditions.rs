@@ -13,6 +13,22 @@ struct Verdict {
     message: Option<String>,
 }
 
+/// What there is to say of a resize: why it has to wait, or that it is being brought about.
+fn resize(input: &Input<'_>) -> Vec<Verdict> {
+    let resize = &input.state.resize;
+    let pending = resize.pending.as_ref().map(|pending| Verdict {
+        reason: Some(pending.reason),
+        message: Some(pending.message.clone()),
+        ..met("PodResizePending")
+    });
+    let going_on = resize.going_on.then(|| Verdict {
+        reason: resize.error.as_ref().map(|_| "Error"),
+        message: resize.error.clone(),
+        ..met("PodResizeInProgress")
+    });
+    pending.into_iter().chain(going_on).collect()
+}
+
 fn met(kind: &'static str) -> Verdict {
     Verdict { kind, met: true, reason: None, message: None }
 }
@@ -38,8 +54,11 @@ pub(crate) fn build(
     let ready = ready(input, &containers);
     let initialized = initialized(input, phase, init);
     let known = pod::list(&pod::status(input.pod).conditions);
-    [network, initialized, ready, containers, met("PodScheduled")]
+    let lasting = [network, initialized, ready, containers, met("PodScheduled")];
+    let resize = if matches!(phase, "Succeeded" | "Failed") { Vec::new() } else { resize(input) };
+    lasting
         .into_iter()
+        .chain(resize)
         .map(|verdict| {
             let status = if verdict.met { "True" } else { "False" };
             let old = known.iter().find(|c| c.type_ == verdict.kind && c.status == status);

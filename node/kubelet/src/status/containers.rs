@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    ContainerUser, LinuxContainerUser, Pod, VolumeMount, VolumeMountStatus,
+    ContainerUser, LinuxContainerUser, Pod, ResourceRequirements, VolumeMount, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -71,12 +71,19 @@ fn one(pod: &Pod, state: &State, container: &Container, role: Role) -> Container
         restart_count: current.map_or(0, |run| run.attempt as i32),
         ready,
         started: Some(health.is_some()),
-        resources: running.and(container.resources.clone()),
-        allocated_resources: running.and(container.resources.as_ref()).and_then(|r| r.requests.clone()),
+        resources: current.map(|_| resources(state, container)),
+        allocated_resources: current.and(container.resources.as_ref()).and_then(|r| r.requests.clone()),
         user: user.map(|linux| ContainerUser { linux: Some(linux) }),
         volume_mounts: container.volume_mounts.as_ref().map(|mounts| mounts.iter().map(mount).collect()),
         ..ContainerStatus::default()
     }
+}
+
+/// What a running container has by now; one that does not run will have what it was given.
+fn resources(state: &State, container: &Container) -> ResourceRequirements {
+    let applied = state.applied(&container.name).filter(|_| state.alive(&container.name));
+    let resources = applied.map_or(&container.resources, |applied| &applied.resources);
+    resources.clone().unwrap_or_default()
 }
 
 fn mount(mount: &VolumeMount) -> VolumeMountStatus {

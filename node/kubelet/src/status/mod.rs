@@ -54,6 +54,9 @@ pub(crate) fn build(input: &Input<'_>) -> PodStatus {
         status.host_ips = None;
     } else {
         status.conditions = Some(conditions::build(input, phase, &init, &app));
+        let whole = pod::spec(pod).resources.as_ref();
+        status.allocated_resources = whole.and_then(|whole| whole.requests.clone());
+        status.resources = whole.cloned();
         status.container_statuses = Some(app);
         status.init_container_statuses = (!init.is_empty()).then_some(init);
         status.ephemeral_container_statuses = (!ephemeral.is_empty()).then_some(ephemeral);

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use crate::pod::PodId;
 
 /// Fields of status that a kubelet writes; it removes them when they have no value any more.
-const OWNED: [&str; 13] = [
+const OWNED: [&str; 15] = [
     "phase",
     "reason",
     "message",
@@ -20,7 +20,12 @@ const OWNED: [&str; 13] = [
     "containerStatuses",
     "initContainerStatuses",
     "ephemeralContainerStatuses",
+    "resources",
+    "allocatedResources",
 ];
+
+/// Conditions that are there only while they are met.
+const PASSING: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
 
 /// The patch that makes `known` into `wanted`, or `None`.
 pub(crate) fn diff(id: &PodId, known: &PodStatus, wanted: &PodStatus) -> Option<Value> {
@@ -66,7 +71,7 @@ fn replaced(old: &Value, new: &Value) -> Value {
 /// Conditions merge by type: only those that changed are sent.
 fn changed_conditions(known: Option<&Value>, wanted: Option<&Value>) -> Vec<Value> {
     let list = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
-    let known = list(known);
+    let (known, wanted) = (list(known), list(wanted));
     let significant = |condition: &Value| {
         let mut condition = condition.clone();
         if let Some(fields) = condition.as_object_mut() {
@@ -75,7 +80,12 @@ fn changed_conditions(known: Option<&Value>, wanted: Option<&Value>) -> Vec<Valu
         condition
     };
     let mut changed = Vec::new();
-    for new in list(wanted) {
+    for gone in known.iter().filter(|old| wanted.iter().all(|new| new["type"] != old["type"])) {
+        if PASSING.iter().any(|kind| gone["type"] == *kind) {
+            changed.push(json!({"$patch": "delete", "type": gone["type"]}));
+        }
+    }
+    for new in wanted {
         let old = known.iter().find(|old| old["type"] == new["type"]);
         if old.map(significant).as_ref() == Some(&significant(&new)) {
             continue;
@@ -122,6 +132,11 @@ mod tests {
                 json!({"conditions": [ready]}),
                 json!({"conditions": [{"type": "Ready", "status": "True", "reason": null, "message": null,
                     "lastTransitionTime": "2026-01-01T00:00:00Z"}]}),
+            ),
+            (
+                json!({"conditions": [other, {"type": "PodResizePending", "status": "True"}]}),
+                json!({}),
+                json!({"conditions": [{"$patch": "delete", "type": "PodResizePending"}]}),
             ),
             (
                 json!({"podIPs": [{"ip": "1.1.1.1"}]}),

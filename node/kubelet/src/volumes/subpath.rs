@@ -1,7 +1,7 @@
 //! subPath: a part of a volume, resolved so that no link in the volume can lead outside, and pinned by a bind mount.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
@@ -42,6 +42,23 @@ pub(crate) fn prepare(volume: &Path, sub: &str, target: &Path) -> io::Result<Pat
     }
     mounts::bind(&proc_path(&file), target)?;
     Ok(target.to_owned())
+}
+
+/// The text of a file in a volume, wherever links in the volume point.
+pub(crate) fn read(volume: &Path, sub: &str, most: u64) -> io::Result<String> {
+    let root = open(volume, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let file = fs::File::from(openat2(&root, sub, how)?);
+    let meta = file.metadata()?;
+    if !meta.is_file() || meta.len() > most {
+        let message = format!("{sub} is not a file of at most {most} bytes");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+    }
+    let mut text = String::new();
+    file.take(most).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 fn proc_path(file: &OwnedFd) -> PathBuf {

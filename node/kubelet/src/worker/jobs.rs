@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use informer::rest::{self, Rest};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 
 use super::StartError;
-use super::state::{Run, Sandbox};
-use crate::cgroup::PodLimits;
+use super::state::{Applied, Run, Sandbox};
+use crate::cgroup::{CgroupError, PodLimits};
 use crate::container::{self, Request, sandbox, security};
 use crate::context::Context;
 use crate::downward::LiveFacts;
@@ -21,6 +21,7 @@ use crate::logs;
 use crate::objects::PodObjects;
 use crate::pod::{self, PodId};
 use crate::qos::QosClass;
+use crate::resources;
 use crate::volumes::{self, PodVolumes, VolumePaths};
 
 /// A container that had a preStop hook gets at least this after it, as upstream.
@@ -79,21 +80,78 @@ impl Shared {
 
     // --- before the containers ---
 
-    /// cgroup, directories and volumes. Also refreshes what volumes show.
+    /// cgroup, directories and volumes.
+    pub(crate) async fn first_setup(
+        &self,
+        pod: &Arc<Pod>,
+        ips: &[String],
+    ) -> Result<(VolumePaths, Option<Timestamp>), String> {
+        if let Err(error) = self.make_room(pod) {
+            let message = format!("error: failed to create cgroup for pod: {error}");
+            self.event(pod, None, true, "FailedCreatePodContainer", message.clone());
+            return Err(message);
+        }
+        self.setup(pod, ips).await
+    }
+
+    fn limits(&self, pod: &Pod) -> PodLimits {
+        PodLimits::of(pod, Some(self.context.settings.pod_pids).filter(|pids| *pids > 0))
+    }
+
+    /// A group of the pod's in which its containers may have what the pod was given.
+    fn make_room(&self, pod: &Pod) -> Result<(), CgroupError> {
+        let Some(cgroups) = &self.context.cgroups else { return Ok(()) };
+        cgroups.make_room(QosClass::of(pod), &self.id.uid, &self.limits(pod))
+    }
+
+    /// Gives running containers the resources that the pod was given; `done` says which have them. The pod's group is
+    /// above them throughout, and has exactly its limits when all is `settled`.
+    pub(crate) async fn resize(
+        &self,
+        pod: &Pod,
+        updates: Vec<(String, Applied)>,
+        settled: bool,
+        done: &mut Vec<(String, Applied)>,
+    ) -> Result<(), String> {
+        let runtime = &self.context.runtime;
+        let limit =
+            |resources: Option<&ResourceRequirements>| resources::limit_of(resources, "memory").unwrap_or(i64::MAX);
+        let updates: Vec<_> =
+            updates.into_iter().filter_map(|(name, had)| Some((pod::container(pod, &name)?, had))).collect();
+        for (container, had) in &updates {
+            let wanted = limit(container.resources.as_ref());
+            if wanted >= limit(had.resources.as_ref()) {
+                continue;
+            }
+            // The kernel would kill in it at once.
+            let usage = runtime.memory_usage(&had.id).await.map_err(|error| error.to_string())?;
+            if let Some(usage) = usage.filter(|usage| i64::try_from(*usage).is_ok_and(|usage| usage > wanted)) {
+                return Err(format!(
+                    "attempting to set container {:?} memory limit ({wanted}) below current usage ({usage})",
+                    container.name
+                ));
+            }
+        }
+        self.make_room(pod).map_err(|error| error.to_string())?;
+        for (container, Applied { id, .. }) in updates {
+            let limits = container::linux_resources(pod, container, &self.context.settings);
+            runtime.update_container_resources(&id, limits).await.map_err(|error| error.to_string())?;
+            done.push((container.name.clone(), Applied { id, resources: container.resources.clone() }));
+        }
+        match &self.context.cgroups {
+            Some(cgroups) if settled => cgroups
+                .ensure_pod(QosClass::of(pod), &self.id.uid, &self.limits(pod))
+                .map_err(|error| error.to_string()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Directories and volumes. Also refreshes what volumes show.
     pub(crate) async fn setup(
         &self,
         pod: &Arc<Pod>,
         ips: &[String],
     ) -> Result<(VolumePaths, Option<Timestamp>), String> {
-        if let Some(cgroups) = &self.context.cgroups {
-            let pids = Some(self.context.settings.pod_pids).filter(|pids| *pids > 0);
-            let made = cgroups.ensure_pod(QosClass::of(pod), &self.id.uid, &PodLimits::of(pod, pids));
-            if let Err(error) = made {
-                let message = format!("error: failed to create cgroup for pod: {error}");
-                self.event(pod, None, true, "FailedCreatePodContainer", message.clone());
-                return Err(message);
-            }
-        }
         for dir in [self.pod_dir(), self.log_dir()] {
             let made = tokio::fs::create_dir_all(&dir).await;
             made.map_err(|error| format!("mkdir {}: {error}", dir.display()))?;
@@ -175,6 +233,7 @@ impl Shared {
             StartError::retry(reason, message)
         };
         let unready = |message: String| fail("CreateContainerConfigError", message);
+        self.make_room(pod).map_err(|error| unready(format!("cannot resize the pod's cgroup: {error}")))?;
         let target = target.transpose();
         let target = target.map_err(|name| unready(format!("unable to find target container {name}")))?;
         let prepared = self.prepare(pod, container, attempt, &volumes, ips, &image).await;
@@ -222,7 +281,7 @@ impl Shared {
     ) -> Result<(Env, container::Prepared), String> {
         security::verify_non_root(pod, container, image)?;
         let services = self.services(pod).await;
-        let env = env::build(pod, container, &self.facts(&ips), &self.objects, &services).await?;
+        let env = env::build(pod, container, &self.facts(&ips), &self.objects, volumes, &services).await?;
         let work = {
             let (pod, container, volumes) = (Arc::clone(pod), container.clone(), volumes.clone());
             let (env, settings) = (env.clone(), self.context.settings.clone());

@@ -6,6 +6,7 @@
 mod jobs;
 mod observe;
 mod plan;
+mod resize;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodStatus, ResourceRequirements};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,7 @@ pub(crate) use jobs::cleanup;
 pub(crate) use state::Health;
 pub(crate) use state::{Failure, Phase, Record, Run, SIGKILLED, Sandbox, State, Waiting};
 
+use crate::allocation::Pending;
 use crate::backoff::Backoff;
 use crate::context::{ApiFailure, Context};
 use crate::pod::{self, PodId};
@@ -33,7 +35,7 @@ use crate::status;
 use crate::volumes::VolumePaths;
 use jobs::Shared;
 use plan::{Action, Plan};
-use state::{Doom, Job, ahead, step};
+use state::{Applied, Doom, Job, ahead, step};
 
 /// Messages a worker may fall behind by.
 const INBOX: usize = 256;
@@ -43,7 +45,8 @@ const STATUS_RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) enum Message {
     /// The pod as it now is in the API.
-    Pod(Arc<Pod>),
+    /// With the resources that it was given, and why what it asks for instead has to wait.
+    Pod(Arc<Pod>, Option<Pending>),
     /// The API does not have the pod any more.
     Gone,
     /// This container or sandbox ended.
@@ -106,7 +109,9 @@ enum Outcome {
     Setup(Result<(VolumePaths, Option<Timestamp>), String>),
     Refresh(Result<(VolumePaths, Option<Timestamp>), String>),
     Sandbox(Result<Sandbox, String>),
-    Start(String, Box<Result<Run, StartError>>),
+    Start(String, Option<ResourceRequirements>, Box<Result<Run, StartError>>),
+    /// What containers have been given, whether all have it now, and what went wrong.
+    Resized(Arc<Pod>, Vec<(String, Applied)>, Result<bool, String>),
     Cancelled,
     PostStart(String, String, Result<(), String>),
     Killed(String, String),
@@ -348,6 +353,7 @@ impl Worker {
         for (name, ended) in plan.counted {
             self.crashes.next(name, ended);
         }
+        self.state.renewed.extend(plan.renewed);
         for action in plan.actions {
             self.act(action, now);
         }
@@ -362,7 +368,7 @@ impl Worker {
                 let cancel = self.cancel.clone();
                 self.job(Job::Setup, async move {
                     tokio::select! {
-                        result = shared.setup(&pod, &ips) => Outcome::Setup(result),
+                        result = shared.first_setup(&pod, &ips) => Outcome::Setup(result),
                         () = cancel.cancelled() => Outcome::Nothing,
                     }
                 });
@@ -381,6 +387,7 @@ impl Worker {
                     Outcome::Killed(name, id)
                 });
             }
+            Action::Resize { names, settles } => self.resize(&names, settles),
             Action::Release if self.due(step::RELEASE, now) => {
                 let sandboxes: Vec<String> = self.sandboxes();
                 self.job(Job::Release, async move { Outcome::Released(shared.release(&sandboxes).await) });
@@ -401,14 +408,26 @@ impl Worker {
             running.map(|run| run.id.clone()).ok_or_else(|| target.to_owned())
         });
         let (shared, pod, cancel) = (Arc::clone(&self.shared), Arc::clone(&self.pod), self.cancel.clone());
+        let resources = container.resources.clone();
         self.job(Job::Start(name.clone()), async move {
             let place = jobs::Place { sandbox, volumes, ips, target };
             let start = shared.start(&pod, &container, attempt, place);
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => Outcome::Cancelled,
-                result = start => Outcome::Start(name, Box::new(result)),
+                result = start => Outcome::Start(name, resources, Box::new(result)),
             }
+        });
+    }
+
+    fn resize(&mut self, names: &[String], settles: bool) {
+        let updates = names.iter().filter_map(|name| self.state.applied(name).map(|had| (name.clone(), had.clone())));
+        let updates: Vec<(String, Applied)> = updates.collect();
+        let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&self.pod));
+        self.job(Job::Resize, async move {
+            let mut done = Vec::new();
+            let result = shared.resize(&pod, updates, settles, &mut done).await;
+            Outcome::Resized(pod, done, result.map(|()| settles))
         });
     }
 
@@ -495,7 +514,9 @@ impl Worker {
             waiting: self.state.waiting.clone(),
             over,
         };
-        self.view.send_replace(Arc::new(view));
+        if !self.view.send_replace(Arc::new(view)).over && over {
+            self.context.freed.notify_one();
+        }
     }
 
     /// The last thing: with no trace left and the last status told, the API object goes.

@@ -9,8 +9,9 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tokio::task::JoinError;
 
-use super::state::{Health, Job, Phase, Run, SIGKILLED, Sandbox, step};
+use super::state::{Applied, Health, Job, Phase, Run, SIGKILLED, Sandbox, step};
 use super::{Message, Outcome, STATUS_RETRY, StartError, Worker, by_uid, later, version};
+use crate::allocation::{self, Pending};
 use crate::context::ApiFailure;
 use crate::pod;
 use crate::probe::{Kind, Verdict};
@@ -71,6 +72,13 @@ impl Worker {
             let told = known.iter().find(|status| {
                 status.name == name && status.container_id.as_deref().is_some_and(|id| id.ends_with(&run.id))
             });
+            if self.state.applied(&name).is_none() {
+                let given = pod::container(&self.pod, &name).and_then(|container| container.resources.clone());
+                let resources = told.and_then(|status| status.resources.clone()).or_else(|| given.clone());
+                let differs = allocation::differing(resources.as_ref(), given.as_ref()).next().is_some();
+                self.state.resize.going_on |= differs && run.alive();
+                self.state.applied.insert(name.clone(), Applied { id: run.id.clone(), resources });
+            }
             if let (Some(health), Some(told)) = (self.state.health.get_mut(&name), told)
                 && health.id == run.id
                 && !self.observed
@@ -114,7 +122,7 @@ impl Worker {
     /// A message from outside.
     pub(super) async fn take(&mut self, message: Message) {
         match message {
-            Message::Pod(pod) => self.updated(pod),
+            Message::Pod(pod, pending) => self.updated(pod, pending),
             Message::Gone => self.removed(),
             Message::Oom(id) => self.ran_out_of_memory(id),
             Message::Resync => self.observed = false,
@@ -134,7 +142,7 @@ impl Worker {
         self.pod = Arc::new(pod);
     }
 
-    fn updated(&mut self, pod: Arc<Pod>) {
+    fn updated(&mut self, pod: Arc<Pod>, pending: Option<Pending>) {
         if version(&pod) >= self.known_version {
             self.known = pod::status(&pod).clone();
             self.known_version = version(&pod);
@@ -147,7 +155,8 @@ impl Worker {
                 waiting.until = None;
             }
         }
-        self.pod = pod;
+        let old = std::mem::replace(&mut self.pod, pod);
+        self.resized_from(&old, pending);
         if changed {
             self.refresh_soon();
         }
@@ -273,8 +282,11 @@ impl Worker {
                 *self.failures.entry(step::SANDBOX.into()).or_default() += 1;
                 self.hold(step::POD, "FailedCreatePodSandBox", message);
             }
-            Outcome::Start(name, result) => {
+            Outcome::Start(name, resources, result) => {
                 let id = (*result).as_ref().map_or_else(|error| error.run.as_ref(), Some).map(|run| run.id.clone());
+                if let Some(id) = id.clone() {
+                    self.state.applied.insert(name.clone(), Applied { id, resources });
+                }
                 match *result {
                     Ok(run) => self.started(name, run),
                     Err(error) => self.not_started(name, error),
@@ -287,6 +299,7 @@ impl Worker {
             Outcome::Cancelled => self.observed = false,
             Outcome::PostStart(name, id, result) => self.hook_ended(&name, &id, result.is_ok()),
             Outcome::Killed(name, id) => self.killed(&name, &id).await,
+            Outcome::Resized(pod, done, result) => self.resized(&pod, done, result),
             Outcome::Released(Ok(())) => {
                 self.state.released = true;
                 self.state.volumes = None;
@@ -311,7 +324,7 @@ impl Worker {
         }
     }
 
-    fn succeeded(&mut self, what: &str) {
+    pub(super) fn succeeded(&mut self, what: &str) {
         self.failures.remove(what);
         self.state.waiting.remove(what);
     }

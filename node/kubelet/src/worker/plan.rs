@@ -4,6 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::state::{Job, Phase, State, Waiting, step};
+use crate::allocation;
 use crate::backoff::Backoff;
 use crate::pod;
 
@@ -20,6 +21,9 @@ pub(crate) enum Action {
     Start { name: String, attempt: u32 },
     /// End a container's run.
     Kill { name: String, id: String, message: String, grace: i64 },
+    /// Give these running containers, and then the pod's group, the resources that the pod was given; `settles` when no
+    /// container has others after that.
+    Resize { names: Vec<String>, settles: bool },
     /// A finished pod gives back sandbox, volumes and cgroup.
     Release,
     /// Remove all traces of a deleted pod.
@@ -35,6 +39,8 @@ pub(crate) struct Plan {
     pub(crate) waiting: Vec<(String, Waiting)>,
     /// Exits that a restart answers: back-off counts them.
     pub(crate) counted: Vec<(String, Timestamp)>,
+    /// Runs that are ended in order to begin anew, with their containers.
+    pub(crate) renewed: Vec<(String, String)>,
 }
 
 impl Plan {
@@ -138,6 +144,7 @@ fn drive(input: &Input<'_>, plan: &mut Plan) {
         return;
     }
     kill_doomed(input, plan);
+    resize(input, plan);
     // These wait for nobody, and each runs once.
     for container in pod::ephemeral_containers(pod).iter().filter(|c| state.current(&c.name).is_none()) {
         start(input, container, plan);
@@ -194,8 +201,43 @@ fn kill_doomed(input: &Input<'_>, plan: &mut Plan) {
         if let Some(doom) = state.health.get(name).filter(|h| h.id == run.id).and_then(|h| h.doomed.as_ref()) {
             kill(state, name, doom.message.clone(), doom.grace.unwrap_or(grace), plan);
         } else if !run.hash.is_empty() && run.hash != pod::container_hash(container) {
-            kill(state, name, format!("Container {name} definition changed, will be restarted"), grace, plan);
+            renew(state, name, format!("Container {name} definition changed, will be restarted"), grace, plan);
         }
+    }
+}
+
+/// Ends a run so that the next may begin.
+fn renew(state: &State, name: &str, message: String, grace: i64, plan: &mut Plan) {
+    if let Some(run) = state.current(name) {
+        plan.renewed.push((name.to_owned(), run.id.clone()));
+    }
+    kill(state, name, message, grace, plan);
+}
+
+/// Brings running containers to the resources that the pod was given, where a container's policy asks for it by a
+/// restart.
+fn resize(input: &Input<'_>, plan: &mut Plan) {
+    let Input { pod, state, .. } = *input;
+    if !state.resize.going_on || state.busy.contains(&Job::Resize) {
+        return;
+    }
+    let (mut updates, mut restarts) = (Vec::new(), false);
+    for container in pod::all_containers(pod).filter(|c| state.alive(&c.name)) {
+        let name = &container.name;
+        let Some(applied) = state.applied(name) else { continue };
+        let changed: Vec<_> = allocation::differing(applied.resources.as_ref(), container.resources.as_ref()).collect();
+        let policies = pod::list(&container.resize_policy);
+        let restarting = policies.iter().filter(|policy| policy.restart_policy == "RestartContainer");
+        if restarting.into_iter().any(|policy| changed.contains(&policy.resource_name.as_str())) {
+            restarts = true;
+            let grace = pod::spec(pod).termination_grace_period_seconds.unwrap_or(30);
+            renew(state, name, format!("Container {name} resize requires restart"), grace, plan);
+        } else if !changed.is_empty() {
+            updates.push(name.clone());
+        }
+    }
+    if (!restarts || !updates.is_empty()) && is_due(input, step::RESIZE, plan) {
+        plan.actions.push(Action::Resize { names: updates, settles: !restarts });
     }
 }
 
@@ -243,6 +285,11 @@ fn keep_running(input: &Input<'_>, container: &Container, plan: &mut Plan) {
         kill(state, name, format!("Container {name} was never started, will be restarted"), 0, plan);
         return;
     }
+    if state.is_renewed(name) {
+        // It did not fail: nothing holds it back.
+        start(input, container, plan);
+        return;
+    }
     if !pod::should_restart(pod, container, run.exit_code) {
         return;
     }
@@ -288,9 +335,9 @@ fn duration(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::PodSpec;
+    use k8s_openapi::api::core::v1::{ContainerResizePolicy, PodSpec, ResourceRequirements};
 
-    use super::super::state::{Failure, Health, Record, Run, Sandbox};
+    use super::super::state::{Applied, Failure, Health, Record, Run, Sandbox};
     use super::*;
     use crate::volumes::VolumePaths;
 
@@ -333,6 +380,9 @@ mod tests {
             Action::Sandbox { attempt } => format!("sandbox{attempt}"),
             Action::Start { name, attempt } => format!("start {name}{attempt}"),
             Action::Kill { name, .. } => format!("kill {name}"),
+            Action::Resize { names, settles } => {
+                format!("resize {}{}", names.join(" "), if *settles { "" } else { "…" })
+            }
             Action::Release => "release".into(),
             Action::Cleanup => "cleanup".into(),
         };
@@ -433,6 +483,39 @@ mod tests {
             let plan = plan(&input);
             assert_eq!((shown(&plan).as_str(), plan.wake.map(Timestamp::as_second)), expected);
         }
+    }
+
+    #[test]
+    fn resources_are_changed_in_place_or_by_a_restart() {
+        let with = |cpu: &str, memory: &str| {
+            let quantity = |text: &str| k8s_openapi::apimachinery::pkg::api::resource::Quantity(text.into());
+            let limits = [("cpu".to_owned(), quantity(cpu)), ("memory".to_owned(), quantity(memory))];
+            Some(ResourceRequirements { limits: Some(limits.into()), ..ResourceRequirements::default() })
+        };
+        let restart =
+            ContainerResizePolicy { resource_name: "memory".into(), restart_policy: "RestartContainer".into() };
+        for (cpu, memory, busy, expected) in [
+            ("1", "1Gi", false, "resize "),
+            ("2", "1Gi", false, "resize a b"),
+            ("2", "1Gi", true, ""),
+            ("1", "2Gi", false, "kill a, resize b…"),
+        ] {
+            let mut pod = pod("Never", &[], &["a", "b"]);
+            let mut state = state("a:r b:r");
+            state.resize.going_on = true;
+            state.busy = busy.then_some(Job::Resize).into_iter().collect();
+            for (container, policy) in pod.spec.as_mut().unwrap().containers.iter_mut().zip([Some(&restart), None]) {
+                container.resources = with(cpu, memory);
+                container.resize_policy = policy.map(|policy| vec![policy.clone()]);
+                let id = state.current(&container.name).unwrap().id.clone();
+                state.applied.insert(container.name.clone(), Applied { id, resources: with("1", "1024Mi") });
+            }
+            assert_eq!(decide(&pod, &state, false), expected, "{cpu} {memory}");
+        }
+        // One that was ended for it begins anew at once, whatever its policy and code.
+        let mut ended = state("a:137");
+        ended.renewed.insert("a".into(), "a-id".into());
+        assert_eq!(decide(&self::pod("Never", &[], &["a"]), &ended, false), "start a1");
     }
 
     #[test]

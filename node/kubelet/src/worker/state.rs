@@ -7,8 +7,9 @@ use std::path::Path;
 
 use cri::v1::{ContainerState as CriState, ContainerStatus, LinuxContainerUser, PodSandboxStatus};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 
+use crate::allocation::Pending;
 use crate::api::last_of_log;
 use crate::labels;
 use crate::pod;
@@ -241,6 +242,7 @@ pub(crate) mod step {
     pub(crate) const REFRESH: &str = "/refresh";
     pub(crate) const RELEASE: &str = "/release";
     pub(crate) const CLEANUP: &str = "/cleanup";
+    pub(crate) const RESIZE: &str = "/resize";
     pub(crate) const REMOVE: &str = "/remove";
 }
 
@@ -275,6 +277,24 @@ pub(crate) struct Failure {
     pub(crate) message: String,
 }
 
+/// A change of the resources of a pod that runs.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Resize {
+    /// Why the node has not granted what is asked for, where it has not.
+    pub(crate) pending: Option<Pending>,
+    /// What was granted is being brought to the containers and the pod's group.
+    pub(crate) going_on: bool,
+    /// Why that failed when it was last tried.
+    pub(crate) error: Option<String>,
+}
+
+/// The resources that a run of a container has.
+#[derive(Clone, Debug)]
+pub(crate) struct Applied {
+    pub(crate) id: String,
+    pub(crate) resources: Option<ResourceRequirements>,
+}
+
 /// Everything observed of one pod.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct State {
@@ -292,6 +312,11 @@ pub(crate) struct State {
     pub(crate) final_phase: Option<String>,
     /// Volumes, sandbox and cgroup of a finished pod are given back.
     pub(crate) released: bool,
+    pub(crate) resize: Resize,
+    /// By container.
+    pub(crate) applied: BTreeMap<String, Applied>,
+    /// Runs that were ended in order to begin anew, by container.
+    pub(crate) renewed: BTreeMap<String, String>,
     /// What is being done.
     pub(crate) busy: HashSet<Job>,
 }
@@ -309,6 +334,8 @@ pub(crate) enum Job {
     Start(String),
     /// Stop one container.
     Kill(String),
+    /// Give the containers and the pod's group other limits.
+    Resize,
     /// Give back what a finished pod held.
     Release,
     /// Remove everything of a deleted pod.
@@ -331,6 +358,17 @@ impl State {
     /// Any container that has not ended.
     pub(crate) fn any_alive(&self) -> bool {
         self.records.keys().any(|name| self.alive(name))
+    }
+
+    /// The resources that the latest run of a container has, where it is known.
+    pub(crate) fn applied(&self, name: &str) -> Option<&Applied> {
+        let run = self.current(name)?;
+        self.applied.get(name).filter(|applied| applied.id == run.id)
+    }
+
+    /// Whether a container's latest run was ended in order to begin anew, whatever its policy says.
+    pub(crate) fn is_renewed(&self, name: &str) -> bool {
+        self.current(name).is_some_and(|run| self.renewed.get(name) == Some(&run.id))
     }
 
     /// Earlier sandboxes that none of the remembered runs belongs to.
@@ -397,7 +435,8 @@ impl State {
         let mut success = true;
         for container in pod::containers(pod) {
             let code = over(&container.name)?;
-            if pod::should_restart(pod, container, code) || self.busy.contains(&Job::Start(container.name.clone())) {
+            let again = pod::should_restart(pod, container, code) || self.is_renewed(&container.name);
+            if again || self.busy.contains(&Job::Start(container.name.clone())) {
                 return None;
             }
             success &= code == 0;

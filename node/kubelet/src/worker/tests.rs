@@ -1,6 +1,8 @@
 //! Scenarios of a pod against a runtime that is not real: order of init containers, crash loops, termination, restarts of
 //! the kubelet. Time is paused where a scenario waits.
 
+mod resize;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,8 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use cri::v1::{
     AuthConfig, Container as CriContainer, ContainerConfig, ContainerFilter, ContainerState as CriState,
-    ContainerStatus, ExecSyncResponse, Image, PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxNetworkStatus,
-    PodSandboxState, PodSandboxStatus, RuntimeFeatures,
+    ContainerStatus, ExecSyncResponse, Image, LinuxContainerResources, PodSandbox, PodSandboxConfig, PodSandboxFilter,
+    PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus, RuntimeFeatures,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
@@ -18,7 +20,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -235,6 +237,17 @@ impl PodRuntime for Fake {
         Ok(())
     }
 
+    async fn update_container_resources(&self, id: &str, limits: LinuxContainerResources) -> Result<(), CriError> {
+        self.with(|inner| {
+            inner.calls.push(format!("update {id} {} {}", limits.cpu_quota, limits.memory_limit_in_bytes));
+        });
+        Ok(())
+    }
+
+    async fn memory_usage(&self, _: &str) -> Result<Option<u64>, CriError> {
+        Ok(Some(8 << 20))
+    }
+
     async fn features(&self) -> Result<RuntimeFeatures, CriError> {
         Ok(RuntimeFeatures::default())
     }
@@ -310,6 +323,7 @@ impl Scene {
             host_ip: "192.168.0.1".into(),
             capacity: NodeCapacity::default(),
             registry: Registry::default(),
+            freed: Notify::new(),
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
         });
@@ -352,7 +366,7 @@ impl Scene {
     async fn delete(&mut self, grace: i64) {
         self.pod.metadata.deletion_timestamp = Some(Time(Timestamp::now()));
         self.pod.metadata.deletion_grace_period_seconds = Some(grace);
-        self.tell(Message::Pod(Arc::new(self.pod.clone()))).await;
+        self.tell(Message::Pod(Arc::new(self.pod.clone()), None)).await;
     }
 
     async fn removed(&self) {
@@ -591,7 +605,7 @@ async fn an_ephemeral_container_starts_once_and_never_again() {
         ..EphemeralContainer::default()
     };
     scene.pod.spec.as_mut().unwrap().ephemeral_containers = Some(vec![ephemeral]);
-    scene.tell(Message::Pod(Arc::new(scene.pod.clone()))).await;
+    scene.tell(Message::Pod(Arc::new(scene.pod.clone()), None)).await;
     scene.running("debug-0").await;
     let target = scene.runtime.with(|inner| inner.targets.get("debug-0").cloned());
     assert_eq!(target.as_deref(), Some("a-0"), "it sees the processes of the container it is to debug");

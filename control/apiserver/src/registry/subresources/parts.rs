@@ -6,7 +6,7 @@ use apimachinery::status::Status;
 use serde_json::Value;
 
 use crate::registry::write::Part;
-use crate::strategy::certificates;
+use crate::strategy::{certificates, resize};
 
 type Keep = fn(&mut Value, &Value) -> Result<(), Status>;
 type Validate = fn(&Value, &Value) -> Vec<FieldError>;
@@ -16,7 +16,7 @@ pub(super) fn of(group: &str, resource: &str, subresource: &str) -> Option<Part>
     let (name, keep, validate): (_, Keep, Validate) = match (group, resource, subresource) {
         ("", "namespaces", "finalize") => ("finalize", keep_finalizers, no_rules),
         ("", "pods", "ephemeralcontainers") => ("ephemeralcontainers", keep_ephemeral, validate_ephemeral),
-        ("", "pods", "resize") => ("resize", keep_resources, no_rules),
+        ("", "pods", "resize") => ("resize", keep_resources, resize::validate),
         ("certificates.k8s.io", "certificatesigningrequests", "approval") => {
             ("approval", keep_conditions, certificates::conditions)
         }
@@ -70,27 +70,9 @@ fn keep_conditions(new: &mut Value, old: &Value) -> Result<(), Status> {
     Ok(())
 }
 
-/// The resources of each container that was there before.
 #[expect(clippy::unnecessary_wraps, reason = "one signature for all parts")]
 fn keep_resources(new: &mut Value, old: &Value) -> Result<(), Status> {
-    let wanted = std::mem::replace(new, old.clone());
-    for field in ["containers", "initContainers"] {
-        for container in new["spec"][field].as_array_mut().into_iter().flatten() {
-            let mut asked = wanted["spec"][field].as_array().into_iter().flatten();
-            let Some(same) = asked.find(|one| one["name"] == container["name"]) else { continue };
-            for part in ["resources", "resizePolicy"] {
-                if !same[part].is_null() {
-                    container[part] = same[part].clone();
-                }
-            }
-        }
-        // Looking made an empty field where there was none.
-        if new["spec"][field].is_null()
-            && let Some(spec) = new["spec"].as_object_mut()
-        {
-            spec.remove(field);
-        }
-    }
+    resize::take(new, old);
     Ok(())
 }
 

@@ -150,15 +150,22 @@ async fn ephemeral_containers_are_only_added() {
 #[tokio::test]
 async fn resize_changes_resources_alone() {
     let api = Api::new().await;
-    api.post(PODS, pod("p")).await.ok();
-    let body =
-        json!({"spec": {"containers": [{"name": "c", "image": "other", "resources": {"requests": {"cpu": "100m"}}}]}});
-    let resized = api.patch(&format!("{PODS}/p/resize"), STRATEGIC, body).await.ok();
+    let mut made = pod("p");
+    made["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "50m"}});
+    api.post(PODS, made).await.ok();
+    let path = format!("{PODS}/p/resize");
+    let ask = |requests: Value| json!({"spec": {"containers": [{"name": "c", "image": "other", "resources": {"requests": requests}}]}});
+    let resized = api.patch(&path, STRATEGIC, ask(json!({"cpu": "100m"}))).await.ok();
     let container = &resized["spec"]["containers"][0];
     assert_eq!(
         (text(&container["image"]), text(&container["resources"]["requests"]["cpu"])),
         ("i".into(), "100m".into())
     );
+    assert_eq!(resized["metadata"]["generation"], 2);
+    assert_eq!(api.get(&path).await.ok(), resized);
+    let refused = api.patch(&path, STRATEGIC, ask(json!({"cpu": null}))).await;
+    let (code, _, message) = refused.error();
+    assert!(code == 422 && message.contains("resource requests cannot be removed"), "{message}");
 }
 
 #[tokio::test]

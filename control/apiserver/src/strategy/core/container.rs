@@ -13,6 +13,12 @@ pub(super) struct Context<'a> {
     pub(super) volumes: BTreeSet<&'a str>,
     pub(super) host_network: bool,
     pub(super) host_users: bool,
+    /// Volumes that are files of the pod's own, empty at first.
+    pub(super) empty_dirs: BTreeSet<&'a str>,
+    /// How long the pod may take to end.
+    pub(super) grace: Option<i64>,
+    /// Whether what has ended stays so.
+    pub(super) never_restarts: bool,
 }
 
 /// All containers of a pod's spec.
@@ -29,7 +35,7 @@ pub(super) fn containers(spec: &Value, path: &Path, context: &Context<'_>, probl
     for (path, container) in indexed(spec, "containers", path) {
         unique(&path, container, &mut names, problems);
         common(&path, container, context, problems);
-        app(&path, container, problems);
+        app(&path, container, context, problems);
         host_port_conflicts(&path, container, &mut host_ports, problems);
     }
 }
@@ -41,10 +47,10 @@ fn unique<'a>(path: &Path, container: &'a Value, names: &mut BTreeSet<&'a str>, 
     }
 }
 
-fn app(path: &Path, container: &Value, problems: &mut Problems) {
+fn app(path: &Path, container: &Value, context: &Context<'_>, problems: &mut Problems) {
     let policy = text(container, "restartPolicy");
     one_of(&path.child("restartPolicy"), policy, &["Always", "OnFailure", "Never"], false, problems);
-    handlers(path, container, problems);
+    handlers(path, container, context, problems);
 }
 
 fn init(path: &Path, container: &Value, context: &Context<'_>, problems: &mut Problems) {
@@ -52,7 +58,7 @@ fn init(path: &Path, container: &Value, context: &Context<'_>, problems: &mut Pr
     let policy = text(container, "restartPolicy");
     one_of(&path.child("restartPolicy"), policy, &["Always", "OnFailure", "Never"], false, problems);
     if policy == "Always" {
-        handlers(path, container, problems);
+        handlers(path, container, context, problems);
         return;
     }
     for field in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
@@ -63,7 +69,7 @@ fn init(path: &Path, container: &Value, context: &Context<'_>, problems: &mut Pr
     }
 }
 
-fn handlers(path: &Path, container: &Value, problems: &mut Problems) {
+fn handlers(path: &Path, container: &Value, context: &Context<'_>, problems: &mut Problems) {
     for (field, once) in [("livenessProbe", true), ("readinessProbe", false), ("startupProbe", true)] {
         if let Some(found) = some(container, field) {
             probe::probe(&path.child(field), found, once, problems);
@@ -72,7 +78,7 @@ fn handlers(path: &Path, container: &Value, problems: &mut Problems) {
     if let Some(lifecycle) = some(container, "lifecycle") {
         for field in ["postStart", "preStop"] {
             if let Some(action) = some(lifecycle, field) {
-                probe::lifecycle(&path.child("lifecycle").child(field), action, problems);
+                probe::lifecycle(&path.child("lifecycle").child(field), action, context.grace, problems);
             }
         }
     }
@@ -106,7 +112,7 @@ fn common(path: &Path, container: &Value, context: &Context<'_>, problems: &mut 
         problems,
     );
     ports(path, container, context.host_network, problems);
-    env(path, container, problems);
+    env(path, container, context, problems);
     env_from(path, container, problems);
     volume::mounts(container, path, &context.volumes, problems);
     if let Some(found) = some(container, "resources") {
@@ -123,6 +129,10 @@ fn common(path: &Path, container: &Value, context: &Context<'_>, problems: &mut 
         one_of(&path.child("resourceName"), text(policy, "resourceName"), &["cpu", "memory"], true, problems);
         let restart = text(policy, "restartPolicy");
         one_of(&path.child("restartPolicy"), restart, &["NotRequired", "RestartContainer"], true, problems);
+        if context.never_restarts && restart == "RestartContainer" {
+            let detail = "must be 'NotRequired' when `restartPolicy` is 'Never'";
+            problems.push(FieldError::invalid(&path.child("restartPolicy"), restart, detail));
+        }
     }
 }
 
@@ -171,7 +181,7 @@ fn host_port_conflicts(
     }
 }
 
-fn env(path: &Path, container: &Value, problems: &mut Problems) {
+fn env(path: &Path, container: &Value, context: &Context<'_>, problems: &mut Problems) {
     for (path, variable) in indexed(container, "env", path) {
         let name = text(variable, "name");
         if name.is_empty() {
@@ -180,7 +190,11 @@ fn env(path: &Path, container: &Value, problems: &mut Problems) {
             problems.extend(named(&path.child("name"), name, names::is_env_var_name(name)));
         }
         if let Some(source) = some(variable, "valueFrom") {
-            value_from(&path.child("valueFrom"), source, !text(variable, "value").is_empty(), problems);
+            let path = path.child("valueFrom");
+            value_from(&path, source, !text(variable, "value").is_empty(), problems);
+            if let Some(reference) = some(source, "fileKeyRef") {
+                file_key(&path.child("fileKeyRef"), reference, context, problems);
+            }
         }
     }
 }
@@ -206,6 +220,22 @@ fn value_from(path: &Path, source: &Value, has_value: bool, problems: &mut Probl
     } else if found.len() > 1 {
         problems.push(FieldError::invalid(path, "", "may not have more than one field specified at a time"));
     }
+}
+
+/// A variable of a file, which lies in a volume of the pod's own.
+fn file_key(path: &Path, reference: &Value, context: &Context<'_>, problems: &mut Problems) {
+    for field in ["key", "path", "volumeName"] {
+        if empty(reference, field) {
+            problems.push(FieldError::required(&path.child(field), ""));
+        }
+    }
+    let (volume, at) = (text(reference, "volumeName"), path.child("volumeName"));
+    if !volume.is_empty() && !context.volumes.contains(volume) {
+        problems.push(FieldError::not_found(&at, volume));
+    } else if !volume.is_empty() && !context.empty_dirs.contains(volume) {
+        problems.push(FieldError::invalid(&at, volume, "referenced volume must be of type emptyDir"));
+    }
+    volume::local_path(&path.child("path"), text(reference, "path"), problems);
 }
 
 fn key_ref(path: &Path, reference: &Value, problems: &mut Problems) {

@@ -5,6 +5,7 @@ mod container;
 pub(super) mod node;
 pub(super) mod pod;
 mod pod_defaults;
+pub(crate) mod pod_resize;
 mod pod_spec;
 mod probe;
 mod resources;

@@ -144,15 +144,19 @@ fn without_mutable(spec: &Value, old: &Value) -> Value {
     spec
 }
 
-/// The quality of service that a pod gets, from what its containers ask for
+/// The quality of service that a pod gets, from what it asks for as a whole or else from what its containers ask for
 /// (<https://kubernetes.io/docs/concepts/workloads/pods/pod-qos/>).
 pub(crate) fn qos_class(spec: &Value) -> &'static str {
+    let whole = [spec];
+    let containers: Vec<&Value> = items(spec, "containers").iter().chain(items(spec, "initContainers")).collect();
+    let of_whole = ["limits", "requests"].iter().any(|list| !empty(&spec["resources"], list));
+    let holders: &[&Value] = if of_whole { &whole } else { &containers };
     let mut any = false;
     let mut guaranteed = true;
-    for container in items(spec, "containers").iter().chain(items(spec, "initContainers")) {
+    for holder in holders {
         for name in ["cpu", "memory"] {
             let amount = |list: &str| {
-                let value = container.get("resources")?.get(list)?.get(name)?;
+                let value = holder.get("resources")?.get(list)?.get(name)?;
                 super::resources::parse(value).filter(|quantity| !quantity.is_zero())
             };
             let (limit, request) = (amount("limits"), amount("requests"));
@@ -205,6 +209,23 @@ mod tests {
             (
                 json!({"containers": [{"name": "a", "image": "x", "resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}}]}),
                 "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
+            ),
+            (
+                json!({"containers": [{"name": "a", "image": "x", "lifecycle": {"preStop": {"sleep": {"seconds": 31}}}}]}),
+                "spec.containers[0].lifecycle.preStop.sleep: Invalid value: 31: must be non-negative and less than terminationGracePeriodSeconds (30)",
+            ),
+            (
+                json!({"restartPolicy": "Never", "containers": [{"name": "a", "image": "x", "resizePolicy": [{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]}]}),
+                "spec.containers[0].resizePolicy[0].restartPolicy: Invalid value: \"RestartContainer\": must be 'NotRequired' when `restartPolicy` is 'Never'",
+            ),
+            (
+                json!({"hostnameOverride": "h", "hostNetwork": true, "containers": [{"name": "a", "image": "x"}]}),
+                "spec.hostnameOverride: Forbidden: may not be specified when 'hostNetwork' is true",
+            ),
+            (
+                json!({"volumes": [{"name": "v", "secret": {"secretName": "s"}}], "containers": [{"name": "a", "image": "x",
+                    "env": [{"name": "E", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": "f", "key": "K"}}}]}]}),
+                "spec.containers[0].env[0].valueFrom.fileKeyRef.volumeName: Invalid value: \"v\": referenced volume must be of type emptyDir",
             ),
             (
                 json!({"restartPolicy": "Maybe", "containers": [{"name": "a", "image": "x"}]}),

@@ -1,6 +1,6 @@
 //! Defaults of pod specs, in pods and in every template (pkg/apis/core/v1/defaults.go).
 
-use crate::strategy::tools::{default_to, each_mut, empty, int, made, some, text, within};
+use crate::strategy::tools::{default_to, each_mut, empty, int, items, made, some, text, within};
 use apimachinery::quantity::Quantity;
 use serde_json::{Value, json};
 
@@ -18,6 +18,7 @@ pub(super) fn pod(spec: &mut Value) {
             }
         });
     }
+    pod_level_requests(spec);
 }
 
 /// Fills in a pod's spec, wherever it stands.
@@ -125,6 +126,40 @@ fn requests(container: &mut Value) {
             }
         }
     });
+}
+
+/// A pod that says what it needs as a whole asks for what its containers ask for together, or else for its limits.
+fn pod_level_requests(spec: &mut Value) {
+    let Some(own) = some(spec, "resources").filter(|own| !empty(own, "limits") || !empty(own, "requests")) else {
+        return;
+    };
+    let mut requests = own.get("requests").and_then(Value::as_object).cloned().unwrap_or_default();
+    for name in ["cpu", "memory"].into_iter().filter(|name| !own["requests"][name].is_string()) {
+        let amount = containers_request(spec, name).map(|sum| sum.to_string().into());
+        if let Some(amount) = amount.or_else(|| own["limits"].get(name).cloned()) {
+            requests.insert(name.to_owned(), amount);
+        }
+    }
+    spec["resources"]["requests"] = requests.into();
+    for list in ["limits", "requests"] {
+        canonical(&mut spec["resources"], list);
+    }
+}
+
+/// What the containers of a pod ask for at its peak, where any of them does.
+fn containers_request(spec: &Value, name: &str) -> Option<Quantity> {
+    let of = |container: &Value| super::resources::parse(&container["resources"]["requests"][name]);
+    let sum = |a: Option<Quantity>, b: Option<Quantity>| a.map_or(b, |a| Some(b.map_or(a, |b| a + b)));
+    let (mut sidecars, mut peak) = (None, None);
+    for container in items(spec, "initContainers") {
+        let during = sum(sidecars, of(container));
+        peak = peak.max(during);
+        if text(container, "restartPolicy") == "Always" {
+            sidecars = during;
+        }
+    }
+    let apps = items(spec, "containers").iter().map(of).fold(None, sum);
+    sum(apps, sidecars).max(peak)
 }
 
 /// Writes each quantity of a resource list canonically; what cannot be read is left for validation.

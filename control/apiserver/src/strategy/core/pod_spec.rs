@@ -1,7 +1,9 @@
 //! Validation of pod specs, in pods and in every template (pkg/apis/core/validation/validation.go).
 
 use super::{affinity, container, security, volume};
-use crate::strategy::tools::{Problems, empty, flag, indexed, int, labels, map, named, one_of, some, strings, text};
+use crate::strategy::tools::{
+    Problems, empty, flag, indexed, int, items, labels, map, named, one_of, some, strings, text,
+};
 use apimachinery::field::{FieldError, Path};
 use apimachinery::names;
 use serde_json::Value;
@@ -38,6 +40,13 @@ pub(in crate::strategy) fn spec(path: &Path, spec: &Value, problems: &mut Proble
         volumes: volume::volumes(spec, path, problems),
         host_network: flag(spec, "hostNetwork").unwrap_or(false),
         host_users: container::host_users(spec),
+        empty_dirs: items(spec, "volumes")
+            .iter()
+            .filter(|volume| some(volume, "emptyDir").is_some())
+            .map(|volume| text(volume, "name"))
+            .collect(),
+        grace: int(spec, "terminationGracePeriodSeconds"),
+        never_restarts: text(spec, "restartPolicy") == "Never",
     };
     container::containers(spec, path, &context, problems);
     one_of(&path.child("restartPolicy"), text(spec, "restartPolicy"), &RESTART_POLICIES, true, problems);
@@ -48,6 +57,7 @@ pub(in crate::strategy) fn spec(path: &Path, spec: &Value, problems: &mut Proble
     }
     seconds(path, spec, problems);
     names_in(path, spec, problems);
+    hostname_override(path, spec, problems);
     dns(path, spec, problems);
     host_aliases(path, spec, problems);
     if let Some(found) = some(spec, "affinity") {
@@ -144,6 +154,22 @@ fn names_in(path: &Path, spec: &Value, problems: &mut Problems) {
     for (path, gate) in indexed(spec, "readinessGates", path) {
         let kind = text(gate, "conditionType");
         problems.extend(named(&path.child("conditionType"), kind, names::is_qualified_name(kind)));
+    }
+}
+
+/// A name that the pod calls itself, whatever its own is: a host name's length, and not where another rules it.
+fn hostname_override(path: &Path, spec: &Value, problems: &mut Problems) {
+    let Some(name) = some(spec, "hostnameOverride").and_then(Value::as_str) else { return };
+    let at = path.child("hostnameOverride");
+    problems.extend(named(&at, name, names::is_dns1123_subdomain(name)));
+    if name.len() > 64 {
+        problems.push(FieldError::too_long(&at, 64));
+    }
+    if flag(spec, "setHostnameAsFQDN") == Some(true) {
+        problems.push(FieldError::forbidden(&at, "may not be specified when 'setHostnameAsFQDN' is true"));
+    }
+    if flag(spec, "hostNetwork") == Some(true) {
+        problems.push(FieldError::forbidden(&at, "may not be specified when 'hostNetwork' is true"));
     }
 }
 

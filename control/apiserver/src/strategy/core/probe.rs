@@ -36,8 +36,14 @@ pub(super) fn probe(path: &Path, probe: &Value, once: bool, problems: &mut Probl
 }
 
 /// `postStart` or `preStop`.
-pub(super) fn lifecycle(path: &Path, action: &Value, problems: &mut Problems) {
+pub(super) fn lifecycle(path: &Path, action: &Value, grace: Option<i64>, problems: &mut Problems) {
     handler(path, action, &["exec", "httpGet", "tcpSocket", "sleep"], problems);
+    let seconds = some(action, "sleep").map_or(0, |sleep| int(sleep, "seconds").unwrap_or(0));
+    if seconds < 0 || grace.is_some_and(|grace| seconds > grace) {
+        let grace = grace.unwrap_or_default();
+        let detail = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
+        problems.push(FieldError::invalid(&path.child("sleep"), seconds, detail));
+    }
 }
 
 fn handler(path: &Path, handler: &Value, allowed: &[&'static str], problems: &mut Problems) {
@@ -54,11 +60,6 @@ fn handler(path: &Path, handler: &Value, allowed: &[&'static str], problems: &mu
             "exec" if empty(action, "command") => problems.push(FieldError::required(&at.child("command"), "")),
             "httpGet" => http_get(&at, action, problems),
             "tcpSocket" => port_number_or_name(&at.child("port"), &action["port"], problems),
-            "sleep" if int(action, "seconds").unwrap_or(0) < 0 => {
-                let seconds = int(action, "seconds").unwrap_or(0);
-                let detail = "must be non-negative and less than terminationGracePeriodSeconds";
-                problems.push(FieldError::invalid(&at, seconds, detail));
-            }
             "grpc" => port_number(&at.child("port"), int(action, "port").unwrap_or(0), problems),
             _ => {}
         }

@@ -139,7 +139,7 @@ fn no_backsteps(path: &Path, value: &str, problems: &mut Problems) {
     }
 }
 
-fn local_path(path: &Path, value: &str, problems: &mut Problems) {
+pub(super) fn local_path(path: &Path, value: &str, problems: &mut Problems) {
     if value.starts_with('/') {
         problems.push(FieldError::invalid(path, value, "must be a relative path"));
     }
