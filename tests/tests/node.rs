@@ -249,6 +249,28 @@ fn resources(cluster: &Cluster, kubectl: &Kubectl) {
     }
     assert_ne!(read(&pod, ("pids", "pids.max"), "pids.max"), "max");
 
+    // Resized while it runs, up and down again.
+    for (cpu, quota) in [("300m", "30000"), ("200m", "20000")] {
+        let path = "/api/v1/namespaces/default/pods/guaranteed/resize";
+        let mut resized = kubectl.json(&["get", "pod", "guaranteed"]).unwrap();
+        resized["metadata"]["resourceVersion"] = "".into();
+        for list in ["limits", "requests"] {
+            resized["spec"]["containers"][0]["resources"][list]["cpu"] = cpu.into();
+        }
+        kubectl
+            .run_with(&["replace", "--raw", path, "-f", "-"], &resized.to_string())
+            .unwrap()
+            .ok(&["resize"])
+            .unwrap();
+        let told = format!("jsonpath={{.status.containerStatuses[0].resources.limits.cpu}}={cpu}");
+        kubectl.wait("pod/guaranteed", &told).unwrap();
+        for group in [&pod, &container] {
+            let now = read(group, ("cpu", "cpu.cfs_quota_us"), "cpu.max");
+            assert_eq!(now.split(' ').next(), Some(quota), "{group}");
+        }
+    }
+    assert_eq!(field(kubectl, "pod/guaranteed", ".status.containerStatuses[0].restartCount"), "0");
+
     let (qos, pod, container) = class("burstable", 0);
     assert_eq!(qos, "Burstable");
     assert_eq!(read(&pod, ("cpu", "cpu.shares"), "cpu.weight"), if v1 { "204" } else { "8" });
