@@ -46,18 +46,14 @@ impl Feed {
         Self { source, cache, position: Mutex::new(Position { watcher, broken: false }) }
     }
 
-    /// Applies what the cache has got since; whether there was anything.
-    pub(super) fn catch_up(&self, authorizer: &Authorizer) -> bool {
+    /// Applies what the cache has got since.
+    pub(super) fn catch_up(&self, authorizer: &Authorizer) {
         // Asking for the revision makes the cache take in every acknowledged write.
         self.cache.revision();
         let mut position = self.position.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut any = false;
-        loop {
-            if position.broken {
-                return any;
-            }
+        while !position.broken {
             match position.watcher.take() {
-                Ok(events) if events.is_empty() => return any,
+                Ok(events) if events.is_empty() => return,
                 Ok(events) => events.iter().for_each(|event| authorizer.apply_event(self.source, event)),
                 Err(CacheError::Lagged) => {
                     let (snapshot, watcher) = self.cache.subscribe(self.cache.prefix());
@@ -69,7 +65,6 @@ impl Feed {
                 }
                 Err(_) => position.broken = true,
             }
-            any = true;
         }
     }
 }
