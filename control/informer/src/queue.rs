@@ -23,6 +23,8 @@ use tokio_util::task::TaskTracker;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(5);
 const BACKOFF_MAX: Duration = Duration::from_secs(1000);
+/// How long the end of a reconciliation is of interest to [`Queue::add_spaced`].
+const REMEMBERED: Duration = Duration::from_secs(60);
 /// How long reconciliations under way may take to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -58,6 +60,8 @@ struct State<K> {
     due: HashMap<K, Instant>,
     timers: BinaryHeap<Reverse<(Instant, K)>>,
     tries: HashMap<K, u32>,
+    /// When the last reconciliation ended of keys that are added by [`Queue::add_spaced`].
+    ended: HashMap<K, Instant>,
 }
 
 // === impl Queue ===
@@ -78,6 +82,7 @@ impl<K: Key> Queue<K> {
             due: HashMap::new(),
             timers: BinaryHeap::new(),
             tries: HashMap::new(),
+            ended: HashMap::new(),
         };
         Self(Arc::new(Inner { name, state: Mutex::new(state), wake: Notify::new(), failures: AtomicU64::new(0) }))
     }
@@ -95,6 +100,20 @@ impl<K: Key> Queue<K> {
             return self.add(key);
         }
         self.state().delay(key, Instant::now() + delay);
+        self.0.wake.notify_one();
+    }
+
+    /// Queues a key at once, unless it was reconciled a moment ago: then after `gap`, so that the changes that follow a first
+    /// one are looked at together.
+    pub fn add_spaced(&self, key: K, gap: Duration) {
+        let mut state = self.state();
+        let due = if gap.is_zero() { None } else { state.spaced(&key, gap) };
+        let Some(due) = due else {
+            drop(state);
+            return self.add(key);
+        };
+        state.delay(key, due);
+        drop(state);
         self.0.wake.notify_one();
     }
 
@@ -214,11 +233,29 @@ impl<K: Key> State<K> {
 
     fn done(&mut self, key: &K) -> bool {
         self.working.remove(key);
+        if let Some(ended) = self.ended.get_mut(key) {
+            *ended = Instant::now();
+        }
         let again = self.dirty.contains(key);
         if again {
             self.ready.push_back(key.clone());
         }
         again
+    }
+
+    /// When `gap` will have passed since the key's last reconciliation, or since this was first asked if it is under way; none
+    /// if it has passed.
+    fn spaced(&mut self, key: &K, gap: Duration) -> Option<Instant> {
+        let now = Instant::now();
+        if let Some(ended) = self.ended.get(key) {
+            return Some(*ended + gap).filter(|due| *due > now);
+        }
+        if self.ended.len() == self.ended.capacity() {
+            self.ended.retain(|_, ended| now - *ended < REMEMBERED);
+            self.ended.reserve(self.ended.len() + 1);
+        }
+        self.ended.insert(key.clone(), now);
+        None
     }
 
     fn delay(&mut self, key: K, due: Instant) {
@@ -313,6 +350,34 @@ mod tests {
         assert_eq!(queue.len(), 1);
         queue.done(&"b");
         assert_eq!(queue.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn the_first_change_counts_at_once_and_those_that_follow_together() {
+        let (queue, gap) = (Queue::new("test"), Duration::from_secs(30));
+        queue.add_spaced("a", gap);
+        assert_eq!(now_or_never(&queue), Some("a"));
+        queue.done(&"a");
+        for _ in 0..3 {
+            queue.add_spaced("a", gap);
+            assert_eq!(now_or_never(&queue), None);
+        }
+        assert_eq!(queue.state().timers.len(), 1, "three changes, one look");
+        let long_ago = Instant::now().checked_sub(REMEMBERED).unwrap();
+        queue.state().ended.insert("a", long_ago);
+        queue.add_spaced("a", gap);
+        assert_eq!(now_or_never(&queue), Some("a"));
+    }
+
+    #[test]
+    fn ends_of_long_ago_are_forgotten() {
+        let queue = Queue::new("test");
+        let long_ago = Instant::now().checked_sub(REMEMBERED).unwrap();
+        for number in 0..1_000 {
+            queue.state().spaced(&number, Duration::from_secs(1));
+            queue.state().ended.values_mut().for_each(|ended| *ended = long_ago);
+        }
+        assert!(queue.state().ended.capacity() < 64, "{}", queue.state().ended.capacity());
     }
 
     #[test]

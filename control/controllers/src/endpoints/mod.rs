@@ -22,7 +22,8 @@ use slices::{Author, Ledger, Writer};
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// As upstream's default.
 const MAX_ENDPOINTS: usize = 100;
-/// How long changes are collected for each endpoint of a Service: the more there are, the more is written for each.
+/// How long changes that follow a first one are collected, for each endpoint of a Service: the more there are, the more is
+/// written for each.
 const A_MOMENT: Duration = Duration::from_micros(500);
 
 struct Slices {
@@ -95,7 +96,7 @@ fn trigger(informers: &Informers, queue: &Queue<ObjectKey>) {
                 let key = service.key();
                 let slices = slices.by_index(SERVICE, &key.to_string());
                 let wait = collecting(slices.iter().map(|slice| slice.endpoints.len()).sum(), A_MOMENT);
-                changed.add_after(key, wait);
+                changed.add_spaced(key, wait);
             }
         }
     });
