@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::meta;
+
 /// The condition that says whether a pod may be disrupted.
 pub const DISRUPTION_ALLOWED: &str = "DisruptionAllowed";
 /// The condition's reason where the number could not be computed.
@@ -25,21 +27,12 @@ pub fn allowed_condition(status: &Value) -> Option<&Value> {
 }
 
 fn set_condition(status: &mut Value, value: &str, reason: &str, message: &str, now: &str) {
-    let before = allowed_condition(status).filter(|before| before["status"] == value);
-    let since = before.map_or_else(|| now.into(), |before| before["lastTransitionTime"].clone());
     let mut condition = json!({"type": DISRUPTION_ALLOWED, "status": value, "reason": reason, "message": message,
-        "lastTransitionTime": since});
+        "lastTransitionTime": now});
     if let Some(generation) = status.get("observedGeneration") {
         condition["observedGeneration"] = generation.clone();
     }
-    if !status["conditions"].is_array() {
-        status["conditions"] = json!([]);
-    }
-    let Some(conditions) = status["conditions"].as_array_mut() else { return };
-    match conditions.iter_mut().find(|one| one["type"] == DISRUPTION_ALLOWED) {
-        Some(present) => *present = condition,
-        None => conditions.push(condition),
-    }
+    meta::set_condition(status, condition);
 }
 
 #[cfg(test)]

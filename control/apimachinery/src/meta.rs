@@ -37,6 +37,23 @@ pub fn set_text(object: &mut Value, key: &str, value: &str) {
     }
 }
 
+/// Puts a condition into a status, in place of the one of its type. Where that had the same status, it is so since then.
+pub fn set_condition(status: &mut Value, mut condition: Value) {
+    if !status["conditions"].is_array() {
+        status["conditions"] = Value::Array(Vec::new());
+    }
+    let Some(conditions) = status["conditions"].as_array_mut() else { return };
+    match conditions.iter_mut().find(|one| one["type"] == condition["type"]) {
+        Some(present) => {
+            if present["status"] == condition["status"] {
+                condition["lastTransitionTime"] = present["lastTransitionTime"].clone();
+            }
+            *present = condition;
+        }
+        None => conditions.push(condition),
+    }
+}
+
 /// `apiVersion`, empty where absent.
 pub fn api_version(object: &Value) -> &str {
     object.get("apiVersion").and_then(Value::as_str).unwrap_or_default()

@@ -25,7 +25,7 @@ use crate::objects::{Budget, Deployment, Pod, ReplicaSet, ReplicationController}
 const DELETION_TIMEOUT: SignedDuration = SignedDuration::from_secs(2 * 60);
 /// A pod that was to be disrupted and still runs after this is not any more.
 const STALE: SignedDuration = SignedDuration::from_secs(2 * 60);
-/// How long changes are collected for each pod of a budget's namespace.
+/// How long changes are collected for each pod that there is.
 const A_MOMENT: Duration = Duration::from_micros(200);
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

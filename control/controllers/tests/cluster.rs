@@ -86,6 +86,14 @@ impl Cluster {
         tokio::time::timeout(Duration::from_secs(10), self.tasks.wait()).await.expect("all tasks end");
     }
 
+    /// Makes the namespace that most happens in, with what pods there need.
+    async fn shop(&self) {
+        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
+        self.create("", "v1", "namespaces", object).await;
+        let account = Path::object("", "v1", "serviceaccounts", "shop", "default");
+        self.wait("the default account", &account, |it| !it.is_null()).await;
+    }
+
     /// Brings a Ready node, and plays its kubelet: pods that come run, pods that are to go are gone.
     async fn node(&self, name: &str) {
         let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
@@ -172,10 +180,7 @@ async fn a_workload_from_namespace_to_nothing() {
     let cluster = Cluster::start().await;
     cluster.node("n1").await;
     let namespace = Path::object("", "v1", "namespaces", "", "shop");
-    let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
-    cluster.create("", "v1", "namespaces", object).await;
-    let account = Path::object("", "v1", "serviceaccounts", "shop", "default");
-    cluster.wait("the default account", &account, |it| !it.is_null()).await;
+    cluster.shop().await;
     let ca = Path::object("", "v1", "configmaps", "shop", "kube-root-ca.crt");
     cluster.wait("the root CA", &ca, |it| it["data"]["ca.crt"] == "PEM").await;
     let node = Path::object("", "v1", "nodes", "", "n1");
@@ -298,10 +303,7 @@ async fn pods_that_fit_nowhere_say_why_and_go_when_a_node_comes() {
 async fn a_budget_is_counted_spent_and_filled_again() {
     let cluster = Cluster::start().await;
     cluster.node("n1").await;
-    let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
-    cluster.create("", "v1", "namespaces", object).await;
-    let account = Path::object("", "v1", "serviceaccounts", "shop", "default");
-    cluster.wait("the default account", &account, |it| !it.is_null()).await;
+    cluster.shop().await;
     let budget = json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "web", "namespace": "shop"},
         "spec": {"minAvailable": "60%", "selector": {"matchLabels": {"app": "web"}}}});
     cluster.create("policy", "v1", "poddisruptionbudgets", budget).await;
@@ -348,10 +350,7 @@ async fn a_budget_is_counted_spent_and_filled_again() {
 async fn orphans_stay() {
     let cluster = Cluster::start().await;
     cluster.node("n1").await;
-    let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
-    cluster.create("", "v1", "namespaces", object).await;
-    let account = Path::object("", "v1", "serviceaccounts", "shop", "default");
-    cluster.wait("the default account", &account, |it| !it.is_null()).await;
+    cluster.shop().await;
     cluster.create("apps", "v1", "deployments", deployment(1, "a")).await;
     let (path, sets) = (
         Path::object("apps", "v1", "deployments", "shop", "web"),

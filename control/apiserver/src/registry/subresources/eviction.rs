@@ -97,22 +97,10 @@ fn mark(old: &Value, expected: Option<&str>) -> Value {
     if let Some(version) = expected {
         meta::set_text(&mut new, "resourceVersion", version);
     }
-    let mut condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+    let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
         "message": "Eviction API: evicting", "lastTransitionTime": time::now_rfc3339(),
         "observedGeneration": meta::generation(old)});
-    if !new["status"]["conditions"].is_array() {
-        new["status"]["conditions"] = json!([]);
-    }
-    let Some(conditions) = new["status"]["conditions"].as_array_mut() else { return new };
-    match conditions.iter_mut().find(|one| one["type"] == "DisruptionTarget") {
-        Some(present) => {
-            if present["status"] == "True" {
-                condition["lastTransitionTime"] = present["lastTransitionTime"].clone();
-            }
-            *present = condition;
-        }
-        None => conditions.push(condition),
-    }
+    meta::set_condition(&mut new["status"], condition);
     new
 }
 
