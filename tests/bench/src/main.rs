@@ -15,7 +15,9 @@ mod start;
 mod table;
 mod usage;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
+use cluster_tests::{Cluster, ClusterOptions};
 use std::process::ExitCode;
 
 #[derive(Debug, Parser)]
@@ -75,4 +77,20 @@ fn pause(duration: std::time::Duration) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     runtime.block_on(async { tokio::time::sleep(duration).await });
     Ok(())
+}
+
+/// A control plane without a node, and its process id; waits for Enter where that is to be profiled.
+///
+/// # Errors
+/// It does not start.
+pub(crate) fn alone(flags: &[&str], wait: bool) -> anyhow::Result<(Cluster, u32)> {
+    let flags = ["--no-node"].iter().chain(flags).map(|flag| (*flag).to_owned()).collect();
+    let mut cluster = Cluster::prepare(ClusterOptions { flags, ..ClusterOptions::default() })?;
+    cluster.start_server()?;
+    let server = cluster.server_pid().context("the server runs")?;
+    if wait {
+        eprintln!("the server is process {server}; Enter goes on");
+        std::io::stdin().read_line(&mut String::new())?;
+    }
+    Ok((cluster, server))
 }

@@ -7,9 +7,8 @@ mod watchers;
 
 use crate::client::Target;
 use crate::kubeconfig::Kubeconfig;
-use crate::{netns, usage};
-use anyhow::{Context, ensure};
-use cluster_tests::{Cluster, ClusterOptions};
+use crate::{alone, netns, usage};
+use anyhow::ensure;
 use load::{Load, Operation};
 use pods::Pods;
 use report::Report;
@@ -45,14 +44,7 @@ pub(crate) struct Options {
 /// What failed, or what the server lost or repeated.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     ensure!(options.objects > 0 && options.workers > 0, "there must be at least one object and one worker");
-    let flags = ["--no-node", "--disable", "scheduler,controllers"].map(str::to_owned).to_vec();
-    let mut cluster = Cluster::prepare(ClusterOptions { flags, ..ClusterOptions::default() })?;
-    cluster.start_server()?;
-    let server = cluster.server_pid().context("the server runs")?;
-    if options.wait {
-        eprintln!("the server is process {server}; Enter goes on");
-        std::io::stdin().read_line(&mut String::new())?;
-    }
+    let (cluster, server) = alone(&["--disable", "scheduler,controllers"], options.wait)?;
     let kubeconfig = Kubeconfig::read(&cluster.data_dir().join("kubeconfig"))?;
     let target = Target::new(kubeconfig);
     let report = netns::inside(&cluster.node().path(), || {

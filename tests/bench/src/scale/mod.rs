@@ -8,9 +8,9 @@ use crate::client::Target;
 use crate::kubeconfig::Kubeconfig;
 use crate::requests::Workers;
 use crate::table::{Table, digits};
-use crate::{netns, pause, usage};
+use crate::{alone, netns, pause, usage};
 use anyhow::{Context, ensure};
-use cluster_tests::{Cluster, ClusterOptions};
+use cluster_tests::Cluster;
 use follow::Follower;
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -61,14 +61,7 @@ struct Run<'a> {
 /// # Errors
 /// What failed, or did not happen in time.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let flags = ["--no-node", "--cluster-cidr", "10.128.0.0/9"].map(str::to_owned).to_vec();
-    let mut cluster = Cluster::prepare(ClusterOptions { flags, ..ClusterOptions::default() })?;
-    cluster.start_server()?;
-    let server = cluster.server_pid().context("the server runs")?;
-    if options.wait {
-        eprintln!("the server is process {server}; Enter goes on");
-        std::io::stdin().read_line(&mut String::new())?;
-    }
+    let (mut cluster, server) = alone(&["--cluster-cidr", "10.128.0.0/9"], options.wait)?;
     let head = ["what", "count", "wall s", "CPU s", "CPU ms each", "RssAnon MB"];
     let table = netns::inside(&cluster.node().path(), || {
         let target = Target::new(Kubeconfig::read(&cluster.data_dir().join("kubeconfig"))?);
