@@ -5,20 +5,21 @@
 
 use crate::sh;
 use anyhow::{Context, bail};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use toolchain::Toolchain;
 
 #[path = "../../node/proxy/toolchain.rs"]
 mod toolchain;
 
-/// Packages (by Debian's names) that whole-cluster tests and images need, with the program that shows each is there.
-const PROGRAMS: [(&str, &str); 6] = [
+/// Packages (by Debian's names) that tests, images and generated files need, with the program that shows each is there.
+const PROGRAMS: [(&str, &str); 7] = [
     ("containerd", "containerd"),
     ("runc", "runc"),
     ("nft", "nftables"),
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
     ("busybox", "busybox-static"),
+    ("protoc", "protobuf-compiler"),
 ];
 
 /// The release of `bpf-linker` that is installed, and the newest LLVM that it can be built with.
@@ -34,7 +35,13 @@ pub(crate) fn run(build_only: bool) -> anyhow::Result<()> {
 
 /// Installs what images are built from.
 pub(crate) fn for_images() -> anyhow::Result<()> {
+    c_tools()?;
     programs(|program| program == "busybox")
+}
+
+/// Installs what generated files are made with.
+pub(crate) fn for_codegen() -> anyhow::Result<()> {
+    programs(|program| program == "protoc")
 }
 
 /// Installs those of [`PROGRAMS`] that are wanted and missing.
@@ -47,10 +54,17 @@ fn programs(wanted: impl Fn(&str) -> bool) -> anyhow::Result<()> {
     install(&missing).with_context(|| format!("install {} by hand, then run this again", missing.join(", ")))
 }
 
-/// A compiler for SQLite, aws-lc and jemalloc; the last is built by make.
+/// A compiler for SQLite, aws-lc and jemalloc (the last is built by make), and a C library that static programs of images
+/// link: Debian's compiler comes with one, Fedora's does not.
 fn c_tools() -> anyhow::Result<()> {
-    let there = sh::find("cc").is_some() && sh::find("make").is_some();
+    let there = sh::find("cc").is_some() && sh::find("make").is_some() && has_static_libc();
     if there { Ok(()) } else { install(&["gcc", "libc6-dev", "make"]) }
+}
+
+/// The compiler answers with the name alone where it has no such file.
+fn has_static_libc() -> bool {
+    let path = sh::output(&mut sh::command("cc", &["-print-file-name=libc.a"]));
+    path.is_ok_and(|path| Path::new(path.trim()).is_absolute())
 }
 
 fn ebpf_toolchain() -> anyhow::Result<()> {
@@ -80,14 +94,20 @@ fn add_sources() -> anyhow::Result<()> {
 }
 
 /// Installs `bpf-linker` for bitcode of that LLVM: built against the distribution's LLVM where it has one that reads it,
-/// else as its authors publish it.
+/// else, or where that fails, as its authors publish it.
 fn linker(llvm: u32) -> anyhow::Result<()> {
-    let Some((major, bin)) = (llvm..=NEWEST_LLVM).find_map(|major| Some((major, distribution_llvm(major)?))) else {
-        eprintln!("setup: fetching bpf-linker {LINKER}");
-        return published_linker();
-    };
-    eprintln!("setup: building bpf-linker {LINKER} with LLVM {major}");
-    let feature = format!("llvm-{major}");
+    if let Some((major, bin)) = (llvm..=NEWEST_LLVM).find_map(|major| Some((major, distribution_llvm(major)?))) {
+        match built_linker(major, &bin) {
+            Ok(()) => return Ok(()),
+            Err(why) => eprintln!("setup: bpf-linker cannot be built with LLVM {major}: {why:#}"),
+        }
+    }
+    published_linker()
+}
+
+fn built_linker(llvm: u32, bin: &Path) -> anyhow::Result<()> {
+    eprintln!("setup: building bpf-linker {LINKER} with LLVM {llvm}");
+    let feature = format!("llvm-{llvm}");
     let mut cargo =
         sh::cargo(&["install", "bpf-linker", "--version", LINKER, "--no-default-features", "--features", &feature]);
     let path = std::env::var("PATH").unwrap_or_default();
@@ -110,6 +130,7 @@ fn distribution_llvm(major: u32) -> Option<PathBuf> {
 }
 
 fn published_linker() -> anyhow::Result<()> {
+    eprintln!("setup: fetching bpf-linker {LINKER}");
     let bin = toolchain::cargo_bin().context("there is no home directory to install bpf-linker in")?;
     std::fs::create_dir_all(&bin).with_context(|| format!("cannot make {}", bin.display()))?;
     let url = format!(
