@@ -22,6 +22,11 @@ const DISABLED: &[&str] = &[
     "io.containerd.tracing.processor.v1.otlp",
 ];
 
+/// CRI's settings: all of them in version 2, the streaming server's in version 3.
+const CRI: &str = "plugins.\"io.containerd.grpc.v1.cri\"";
+/// Those of containers in version 3.
+const RUNTIME: &str = "plugins.\"io.containerd.cri.v1.runtime\"";
+
 /// A containerd release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
@@ -90,7 +95,13 @@ impl Paths {
 }
 
 /// The text of config.toml.
-pub(super) fn render(config: &ContainerdConfig, paths: &Paths, version: Version, may_lower_oom_score: bool) -> String {
+pub(super) fn render(
+    config: &ContainerdConfig,
+    paths: &Paths,
+    version: Version,
+    oci_runtime: &str,
+    may_lower_oom_score: bool,
+) -> String {
     let mut out = String::from("# Written by keelson at every start; changes here are lost.\n");
     let newer = version.major >= 2;
     let disabled: Vec<String> = DISABLED.iter().map(|name| quoted(name)).collect();
@@ -111,30 +122,28 @@ pub(super) fn render(config: &ContainerdConfig, paths: &Paths, version: Version,
     } else {
         cri_v2(&mut out, config, paths, may_lower_oom_score);
     }
+    runc(&mut out, if newer { RUNTIME } else { CRI }, config, paths, oci_runtime);
     out
 }
 
 fn cri_v2(out: &mut String, config: &ContainerdConfig, paths: &Paths, may_lower_oom_score: bool) {
-    let cri = "plugins.\"io.containerd.grpc.v1.cri\"";
-    let _ = writeln!(out, "\n[{cri}]\nsandbox_image = {}", quoted(&config.sandbox_image));
+    let _ = writeln!(out, "\n[{CRI}]\nsandbox_image = {}", quoted(&config.sandbox_image));
     // What sync_fs does above, for pulls with the earlier 1.7.
     out.push_str("image_pull_with_sync_fs = true\n");
     streaming(out);
     runtime_settings(out, may_lower_oom_score);
     let (bin, conf) = (path(&config.cni_bin_dir), path(&config.cni_conf_dir));
-    let _ = writeln!(out, "\n[{cri}.cni]\nbin_dir = {bin}\nconf_dir = {conf}");
-    let _ = writeln!(out, "\n[{cri}.containerd]\ndefault_runtime_name = \"runc\"\nsnapshotter = \"overlayfs\"");
-    runc(out, cri, config, paths);
-    let _ = writeln!(out, "\n[{cri}.registry]\nconfig_path = {}", path(&paths.certs));
+    let _ = writeln!(out, "\n[{CRI}.cni]\nbin_dir = {bin}\nconf_dir = {conf}");
+    let _ = writeln!(out, "\n[{CRI}.containerd]\ndefault_runtime_name = \"runc\"\nsnapshotter = \"overlayfs\"");
+    let _ = writeln!(out, "\n[{CRI}.registry]\nconfig_path = {}", path(&paths.certs));
 }
 
 fn cri_v3(out: &mut String, config: &ContainerdConfig, paths: &Paths, version: Version, may_lower_oom_score: bool) {
     let images = "plugins.\"io.containerd.cri.v1.images\"";
-    let runtime = "plugins.\"io.containerd.cri.v1.runtime\"";
     let _ = writeln!(out, "\n[{images}]\nsnapshotter = \"overlayfs\"");
     let _ = writeln!(out, "\n[{images}.pinned_images]\nsandbox = {}", quoted(&config.sandbox_image));
     let _ = writeln!(out, "\n[{images}.registry]\nconfig_path = {}", path(&paths.certs));
-    let _ = writeln!(out, "\n[{runtime}]");
+    let _ = writeln!(out, "\n[{RUNTIME}]");
     runtime_settings(out, may_lower_oom_score);
     let (bin, conf) = (path(&config.cni_bin_dir), path(&config.cni_conf_dir));
     let bin = if version >= (Version { major: 2, minor: 1 }) {
@@ -142,10 +151,9 @@ fn cri_v3(out: &mut String, config: &ContainerdConfig, paths: &Paths, version: V
     } else {
         format!("bin_dir = {bin}")
     };
-    let _ = writeln!(out, "\n[{runtime}.cni]\n{bin}\nconf_dir = {conf}");
-    let _ = writeln!(out, "\n[{runtime}.containerd]\ndefault_runtime_name = \"runc\"");
-    runc(out, runtime, config, paths);
-    let _ = writeln!(out, "\n[plugins.\"io.containerd.grpc.v1.cri\"]");
+    let _ = writeln!(out, "\n[{RUNTIME}.cni]\n{bin}\nconf_dir = {conf}");
+    let _ = writeln!(out, "\n[{RUNTIME}.containerd]\ndefault_runtime_name = \"runc\"");
+    let _ = writeln!(out, "\n[{CRI}]");
     streaming(out);
     let _ = writeln!(out, "\n[plugins.\"io.containerd.nri.v1.nri\"]\ndisable = true");
 }
@@ -163,11 +171,13 @@ fn runtime_settings(out: &mut String, may_lower_oom_score: bool) {
     let _ = writeln!(out, "restrict_oom_score_adj = {}", !may_lower_oom_score);
 }
 
-fn runc(out: &mut String, plugin: &str, config: &ContainerdConfig, paths: &Paths) {
+/// The one runtime handler; crun serves containerd's shim for runc as well.
+fn runc(out: &mut String, plugin: &str, config: &ContainerdConfig, paths: &Paths, oci_runtime: &str) {
     let _ = writeln!(out, "\n[{plugin}.containerd.runtimes.runc]\nruntime_type = \"io.containerd.runc.v2\"");
     let _ = writeln!(
         out,
-        "\n[{plugin}.containerd.runtimes.runc.options]\nRoot = {}\nSystemdCgroup = {}",
+        "\n[{plugin}.containerd.runtimes.runc.options]\nBinaryName = {}\nRoot = {}\nSystemdCgroup = {}",
+        quoted(oci_runtime),
         path(&paths.runc),
         config.systemd_cgroup
     );
@@ -247,14 +257,15 @@ mod tests {
             ),
             (2, 1, &["version = 3\n", "bin_dirs = [\"/d/cni/bin\"]"], "sandbox_image"),
         ] {
-            let text = render(&config, &paths, Version { major, minor }, false);
+            let text = render(&config, &paths, Version { major, minor }, "crun", false);
             for line in want {
                 assert!(text.contains(line), "{major}.{minor}: {line}\n{text}");
             }
             assert!(!text.contains(not), "{major}.{minor}: {not}");
             assert!(text.contains("restrict_oom_score_adj = true") && text.contains("oom_score = 0"));
+            assert!(text.contains(".containerd.runtimes.runc.options]\nBinaryName = \"crun\"\n"), "{text}");
         }
-        let privileged = render(&config, &paths, Version { major: 1, minor: 6 }, true);
+        let privileged = render(&config, &paths, Version { major: 1, minor: 6 }, "runc", true);
         assert!(privileged.contains("restrict_oom_score_adj = false") && privileged.contains("oom_score = -999"));
     }
 }

@@ -79,6 +79,12 @@ pub enum ContainerdError {
         /// Why.
         source: std::io::Error,
     },
+    /// There is nothing to run containers with.
+    #[error("neither runc nor crun is in {path}: install one of them")]
+    NoOciRuntime {
+        /// The PATH that was searched.
+        path: String,
+    },
     /// `containerd --version` said something else.
     #[error("{binary} --version answered {output:?}, which is no containerd release")]
     UnknownVersion {

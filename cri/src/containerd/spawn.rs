@@ -1,5 +1,6 @@
 //! Finding, starting and awaiting the process.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, OpenOptions, Permissions};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Write as _};
@@ -82,7 +83,7 @@ impl Plan {
         for dir in [&config.cni_bin_dir, &config.cni_conf_dir] {
             fs::create_dir_all(dir).map_err(ContainerdError::io("create", dir))?;
         }
-        let text = config::render(&config, &paths, version, has_cap_sys_resource());
+        let text = config::render(&config, &paths, version, oci_runtime(&search_path())?, has_cap_sys_resource());
         write_if_changed(&paths.config, &text)?;
         write_hosts(&config, &paths)?;
         let mut hasher = DefaultHasher::new();
@@ -93,6 +94,19 @@ impl Plan {
     fn config_argument(&self) -> String {
         self.paths.config.to_string_lossy().into_owned()
     }
+}
+
+/// Where programs are looked for, by us and by containerd.
+fn search_path() -> OsString {
+    std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into())
+}
+
+/// What containers are run with: runc, or crun where that alone is installed, as on distributions that come with podman.
+fn oci_runtime(search: &OsStr) -> Result<&'static str, ContainerdError> {
+    ["runc", "crun"]
+        .into_iter()
+        .find(|name| std::env::split_paths(search).any(|dir| dir.join(name).is_file()))
+        .ok_or_else(|| ContainerdError::NoOciRuntime { path: search.to_string_lossy().into_owned() })
 }
 
 /// CAP_SYS_RESOURCE (24) among the effective capabilities: without it no process may lower its oom_score_adj.
@@ -261,13 +275,11 @@ fn spawn(plan: &Plan) -> Result<Child, ContainerdError> {
     let errors = log.try_clone().map_err(ContainerdError::io("open", &paths.log))?;
     let mut command = Command::new(&plan.config.binary);
     // A clean environment: our own NOTIFY_SOCKET, LISTEN_FDS and the like are not containerd's.
-    let search = std::env::var_os("PATH")
-        .unwrap_or_else(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
     command
         .arg("--config")
         .arg(&paths.config)
         .env_clear()
-        .env("PATH", search)
+        .env("PATH", search_path())
         .env("NOTIFY_SOCKET", &paths.notify)
         .envs(plan.config.proxy.variables())
         .current_dir("/")
@@ -351,6 +363,19 @@ fn died(plan: &Plan, status: String) -> ContainerdError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn containers_are_run_with_what_is_there() {
+        let dirs = tempfile::tempdir().unwrap();
+        for (name, programs, want) in
+            [("none", &[][..], None), ("podman", &["crun"], Some("crun")), ("both", &["crun", "runc"], Some("runc"))]
+        {
+            let dir = dirs.path().join(name);
+            fs::create_dir(&dir).unwrap();
+            programs.iter().for_each(|program| fs::write(dir.join(program), "").unwrap());
+            assert_eq!(oci_runtime(dir.as_os_str()).ok(), want, "{name}");
+        }
+    }
 
     #[test]
     fn what_a_former_boot_ran_is_forgotten() {
