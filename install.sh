@@ -230,7 +230,8 @@ install_packages() {
 
 missing=()
 command -v containerd >/dev/null || missing+=(containerd)
-command -v runc >/dev/null || command -v crun >/dev/null || missing+=(runc)
+# crun does as well, but not where cgroup v1 is there beside v2.
+command -v runc >/dev/null || { command -v crun >/dev/null && [ ! -e /sys/fs/cgroup/unified ]; } || missing+=(runc)
 command -v nft >/dev/null || missing+=(nftables)
 # Fedora's policy lets containerd and pods work only with this package's module.
 if [ -e /sys/fs/selinux/enforce ] && command -v rpm >/dev/null; then

@@ -34,14 +34,13 @@ impl Host {
         self.read(path)?.split_whitespace().next()?.parse().ok()
     }
 
-    /// The first of the names that is a program on the path or in the system's directories.
-    pub(crate) fn program(&self, names: &[&str]) -> Option<PathBuf> {
+    /// The program of that name on the path or in the system's directories.
+    pub(crate) fn program(&self, name: &str) -> Option<PathBuf> {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let fixed = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"].map(PathBuf::from);
         std::env::split_paths(&path)
             .chain(fixed)
-            .flat_map(|dir| names.iter().map(move |name| dir.join(name)))
-            .map(|file| self.path(&file.to_string_lossy()))
+            .map(|dir| self.path(&dir.join(name).to_string_lossy()))
             .find(|file| file.is_file())
     }
 }

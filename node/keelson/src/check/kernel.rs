@@ -10,6 +10,9 @@ const OLDEST: (u32, u32) = (5, 15);
 /// First kernel with tcx, which later stages of the datapath use where it is there.
 const FULL: (u32, u32) = (6, 6);
 
+/// There where cgroup v2 is mounted beside v1.
+pub(super) const HYBRID_CGROUPS: &str = "/sys/fs/cgroup/unified/cgroup.procs";
+
 pub(crate) fn findings(host: &Host) -> Vec<Finding> {
     let mut findings =
         vec![version(host), btf(host), programs(), bpf_filesystem(host), cgroups(host), overlayfs(host), swap(host)];
@@ -102,7 +105,7 @@ fn cgroups(host: &Host) -> Finding {
     if !missing.is_empty() {
         return Finding::failed("cgroups", format!("v1 without the controllers {}", missing.join(", ")), remedy);
     }
-    if host.has("/sys/fs/cgroup/unified/cgroup.procs") {
+    if host.has(HYBRID_CGROUPS) {
         return Finding::ok("cgroups", "hybrid: v1 controllers, v2 at /sys/fs/cgroup/unified");
     }
     Finding::failed("cgroups", "v1 alone: eBPF programs attach to cgroup2, which is not mounted", remedy)
@@ -251,7 +254,7 @@ mod tests {
     fn cgroup_layouts() {
         let v1 =
             [("/sys/fs/cgroup/cpu/tasks", ""), ("/sys/fs/cgroup/memory/tasks", ""), ("/sys/fs/cgroup/pids/tasks", "")];
-        let hybrid: Vec<_> = v1.into_iter().chain([("/sys/fs/cgroup/unified/cgroup.procs", "")]).collect();
+        let hybrid: Vec<_> = v1.into_iter().chain([(HYBRID_CGROUPS, "")]).collect();
         let cases: [(&[(&str, &str)], Level); 4] = [
             (&[("/sys/fs/cgroup/cgroup.controllers", "cpu memory pids io")], Level::Ok),
             (&[("/sys/fs/cgroup/cgroup.controllers", "cpu")], Level::Failed),

@@ -2,6 +2,7 @@
 
 use super::Finding;
 use super::host::{Host, first_line};
+use super::kernel::HYBRID_CGROUPS;
 use super::listener::{self, Listener};
 use crate::cli::CheckArgs;
 use std::net::{Ipv4Addr, TcpListener};
@@ -39,7 +40,7 @@ fn root() -> Finding {
 
 fn containerd(host: &Host) -> Finding {
     let remedy = "install containerd 1.6 or later (apt-get install containerd, dnf install containerd)";
-    let Some(program) = host.program(&["containerd"]) else {
+    let Some(program) = host.program("containerd") else {
         return Finding::failed("containerd", "not on the path", remedy);
     };
     let line = first_line(&program, &["--version"]).unwrap_or_default();
@@ -52,15 +53,21 @@ fn containerd(host: &Host) -> Finding {
     }
 }
 
+/// The server takes the same: runc, else crun.
 fn runc(host: &Host) -> Finding {
-    match host.program(&["runc", "crun"]) {
-        Some(program) => Finding::ok("runc", first_line(&program, &["--version"]).unwrap_or_default()),
-        None => Finding::failed("runc", "not on the path", "install runc (apt-get install runc, dnf install runc)"),
+    let remedy = "install runc (apt-get install runc, dnf install runc)";
+    let crun = || host.program("crun");
+    let Some(program) = host.program("runc").or_else(crun) else {
+        return Finding::failed("runc", "not on the path", remedy);
+    };
+    if program.ends_with("crun") && host.has(HYBRID_CGROUPS) {
+        return Finding::failed("runc", "only crun is here, which does not work with hybrid cgroups", remedy);
     }
+    Finding::ok("runc", first_line(&program, &["--version"]).unwrap_or_default())
 }
 
 fn nft(host: &Host) -> Finding {
-    match host.program(&["nft"]) {
+    match host.program("nft") {
         Some(program) => Finding::ok("nft", first_line(&program, &["--version"]).unwrap_or_default()),
         None => Finding::failed(
             "nft",
@@ -213,6 +220,21 @@ mod tests {
     fn the_installer_names_the_links_of_pods() {
         let line = format!("\nlinks={}\n", network::LINK_PREFIX);
         assert!(include_str!("../../../../install.sh").contains(&line));
+    }
+
+    #[test]
+    fn what_runs_containers() {
+        let hybrid = HYBRID_CGROUPS.trim_start_matches('/');
+        for (files, want) in [
+            (&["usr/bin/runc", hybrid][..], Level::Ok),
+            (&["usr/bin/runc", "usr/bin/crun", hybrid], Level::Ok),
+            (&["usr/bin/crun"], Level::Ok),
+            (&["usr/bin/crun", hybrid], Level::Failed),
+            (&[hybrid], Level::Failed),
+        ] {
+            let files: Vec<_> = files.iter().map(|file| (*file, "")).collect();
+            assert_eq!(level(runc, &files), want, "{files:?}");
+        }
     }
 
     #[test]
