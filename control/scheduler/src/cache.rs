@@ -177,11 +177,12 @@ impl Cache {
         self.place(info, node.to_owned(), true);
     }
 
-    /// The binding failed. A confirmation that came meanwhile stands.
-    pub fn forget(&mut self, key: &ObjectKey) {
-        if self.placed.get(key).is_some_and(|placed| placed.assumed) {
-            self.remove_pod(key);
-        }
+    /// The binding failed. A confirmation that came meanwhile stands, and so does another pod of that name. Whether there is
+    /// room again.
+    pub fn forget(&mut self, pod: &PodInfo) -> bool {
+        let key = pod.key();
+        let is_it = |placed: &Placed| placed.assumed && placed.info.pod.metadata.uid == pod.pod.metadata.uid;
+        self.placed.get(&key).is_some_and(is_it) && self.remove_pod(&key).is_some()
     }
 
     /// A pod is gone or has ended; returns it if it was placed.
@@ -248,11 +249,14 @@ mod tests {
         cache.set_node(node("n2"));
         cache.assume(pod("a", "", 100), "n1");
         assert_eq!(sums(&cache), [("n1".into(), 100, 1, 1), ("n2".into(), 0, 0, 0)]);
-        cache.forget(&key);
+        let mut other = PodInfo::clone(&pod("a", "", 100));
+        Arc::make_mut(&mut other.pod).metadata.uid = "of the same name".into();
+        assert!(!cache.forget(&other));
+        assert!(cache.forget(&pod("a", "", 100)));
         assert_eq!(sums(&cache)[0], ("n1".into(), 0, 0, 0));
         cache.assume(pod("a", "", 100), "n1");
         cache.set_pod(pod("a", "n2", 200));
-        cache.forget(&key);
+        assert!(!cache.forget(&pod("a", "", 100)), "it came to be");
         assert_eq!(sums(&cache), [("n1".into(), 0, 0, 0), ("n2".into(), 200, 1, 1)]);
         assert!(cache.remove_pod(&key).is_some() && cache.remove_pod(&key).is_none());
         assert_eq!(sums(&cache)[1], ("n2".into(), 0, 0, 0));

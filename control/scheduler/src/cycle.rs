@@ -45,7 +45,8 @@ fn find_feasible<'a>(
     nodes: &'a Snapshot,
     start: &mut usize,
 ) -> Result<Vec<&'a NodeInfo>, FitError> {
-    let mut error = FitError { nodes: nodes.len(), ..FitError::default() };
+    let never_preempts = pod.pod.spec.preemption_policy == "Never";
+    let mut error = FitError { nodes: nodes.len(), never_preempts, ..FitError::default() };
     let mut asked: Vec<&dyn Plugin> = Vec::new();
     let mut candidates: Option<(&'static str, std::collections::BTreeSet<String>)> = None;
     for plugin in plugins {
@@ -158,6 +159,11 @@ mod tests {
                     1 node(s) were unschedulable. preemption: 0/3 nodes are available: \
                     3 Preemption is not helpful for scheduling.";
         assert_eq!(run(&cache, asking("2")), Err(want.into()));
+        let mut modest = asking("2");
+        modest["spec"]["preemptionPolicy"] = json!("Never");
+        let want = "0/3 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s), \
+                    1 node(s) were unschedulable. preemption: not eligible due to preemptionPolicy=Never.";
+        assert_eq!(run(&cache, modest), Err(want.into()));
         assert_eq!(run(&cluster(&[]), asking("2")), Err("no nodes available to schedule pods".into()));
     }
 

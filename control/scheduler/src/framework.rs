@@ -113,6 +113,8 @@ pub struct FitError {
     pub resolvable: usize,
     /// See `resolvable`.
     pub unresolvable: usize,
+    /// The pod does not want others removed for it.
+    pub never_preempts: bool,
 }
 
 // === impl Rejection ===
@@ -160,12 +162,15 @@ impl FitError {
         if self.nodes == 0 {
             return "no nodes available to schedule pods".into();
         }
+        let reasons = histogram(self.reasons.iter().map(|(reason, count)| (reason.as_str(), *count)));
+        let available = format!("0/{} nodes are available", self.nodes);
+        if self.never_preempts {
+            return format!("{available}: {reasons}. preemption: not eligible due to preemptionPolicy=Never.");
+        }
         let preemption = histogram([
             ("Preemption is not helpful for scheduling", self.unresolvable),
             ("No preemption victims found for incoming pod", self.resolvable),
         ]);
-        let reasons = histogram(self.reasons.iter().map(|(reason, count)| (reason.as_str(), *count)));
-        let available = format!("0/{} nodes are available", self.nodes);
         format!("{available}: {reasons}. preemption: {available}: {preemption}.")
     }
 }

@@ -31,6 +31,8 @@ pub struct PodSpec {
     pub scheduler_name: String,
     /// Higher goes first.
     pub priority: i32,
+    /// Whether it would take others' places: `PreemptLowerPriority` or `Never`.
+    pub preemption_policy: String,
     /// Labels its node must have.
     #[serde(deserialize_with = "null_is_default")]
     pub node_selector: BTreeMap<String, String>,

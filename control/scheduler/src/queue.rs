@@ -53,6 +53,18 @@ enum Place {
     InFlight(u64),
 }
 
+// === impl Waiting ===
+
+impl Waiting {
+    /// Itself and how many changes there had been, if it is this pod (not another of its name) and is handed out.
+    fn in_flight(&mut self, pod: &PodInfo) -> Option<(&mut Self, u64)> {
+        let Place::InFlight(changes) = self.place else { return None };
+        (self.info.pod.metadata.uid == pod.pod.metadata.uid).then_some((self, changes))
+    }
+}
+
+// === impl Queue ===
+
 impl Queue {
     /// A pending pod came or changed.
     pub fn set(&mut self, pod: Arc<Pod>, now: Instant) {
@@ -66,11 +78,12 @@ impl Queue {
             return;
         };
         let changed = waiting.info.pod.spec != info.pod.spec;
-        let re_created = waiting.info.pod.metadata.uid != info.pod.metadata.uid;
         waiting.info = info;
         match (&waiting.place, gated) {
             (Place::Gated, false) => self.activate(&key),
-            (Place::Unschedulable(..), false) if changed || re_created => self.release(&key, now),
+            (Place::Unschedulable(..), false) if changed => self.release(&key, now),
+            // Its cycle looks at what it was.
+            (Place::InFlight(_), _) if changed => self.changes += 1,
             _ => {}
         }
     }
@@ -92,6 +105,11 @@ impl Queue {
         Some(Arc::clone(&waiting.info))
     }
 
+    /// Whether this very pod, not another of its name, was handed out and is still wanted.
+    pub fn is_in_flight(&mut self, pod: &PodInfo) -> bool {
+        self.pods.get_mut(&pod.key()).is_some_and(|waiting| waiting.in_flight(pod).is_some())
+    }
+
     /// When [`Queue::pop`] may have something new without any call in between.
     pub fn next_deadline(&self) -> Option<Instant> {
         let leftover = self.unschedulable.first().map(|(since, _)| *since + LEFTOVER);
@@ -102,9 +120,9 @@ impl Queue {
     /// A popped pod could not be placed because of `plugins`; none are to blame where there was no node at all, and then
     /// it was no attempt. If the cluster changed meanwhile the pod is tried again, because the change may have been the one
     /// that helps.
-    pub fn unschedulable(&mut self, key: &ObjectKey, plugins: impl IntoIterator<Item = &'static str>, now: Instant) {
-        let Some(waiting) = self.pods.get_mut(key) else { return };
-        let Place::InFlight(seen) = waiting.place else { return };
+    pub fn unschedulable(&mut self, pod: &PodInfo, plugins: impl IntoIterator<Item = &'static str>, now: Instant) {
+        let key = &pod.key();
+        let Some((waiting, seen)) = self.pods.get_mut(key).and_then(|waiting| waiting.in_flight(pod)) else { return };
         let blamed: Vec<_> = plugins.into_iter().collect();
         if blamed.is_empty() {
             waiting.attempts -= 1;
@@ -117,8 +135,9 @@ impl Queue {
     }
 
     /// A popped pod met an error that has nothing to do with the cluster's state.
-    pub fn failed(&mut self, key: &ObjectKey, now: Instant) {
-        let Some(waiting) = self.pods.get(key) else { return };
+    pub fn failed(&mut self, pod: &PodInfo, now: Instant) {
+        let key = &pod.key();
+        let Some((waiting, _)) = self.pods.get_mut(key).and_then(|waiting| waiting.in_flight(pod)) else { return };
         let until = now + backoff(waiting.attempts);
         self.delay(key, until);
     }
@@ -226,6 +245,10 @@ mod tests {
         queue.pop(now).map(|info| info.pod.metadata.name.clone())
     }
 
+    fn info(name: &str) -> PodInfo {
+        PodInfo::new(pod(name, 0))
+    }
+
     fn key(name: &str) -> ObjectKey {
         ObjectKey::cluster(name)
     }
@@ -247,7 +270,7 @@ mod tests {
         let (plugins, at) = (plugins::defaults(), |seconds| now + Duration::from_secs(seconds));
         queue.set(pod("a", 0), now);
         assert!(pop(&mut queue, now).is_some());
-        queue.unschedulable(&key("a"), ["NodeUnschedulable"], now);
+        queue.unschedulable(&info("a"), ["NodeUnschedulable"], now);
         assert_eq!(pop(&mut queue, at(100)), None);
         let mut node = Node::default();
         node.spec.unschedulable = true;
@@ -255,7 +278,7 @@ mod tests {
         node.spec.unschedulable = false;
         assert!(queue.wake(&plugins, &ClusterEvent::NodeAdded(&node), now));
         assert_eq!(pop(&mut queue, now).as_deref(), Some("a"), "the first failure is cured");
-        queue.unschedulable(&key("a"), ["NodeUnschedulable"], now);
+        queue.unschedulable(&info("a"), ["NodeUnschedulable"], now);
         assert_eq!(queue.next_deadline(), Some(now + LEFTOVER));
         assert!(queue.wake(&plugins, &ClusterEvent::NodeAdded(&node), now));
         assert_eq!(pop(&mut queue, now), None, "backs off first");
@@ -269,12 +292,12 @@ mod tests {
         queue.set(pod("a", 0), now);
         for _ in 0..5 {
             assert!(pop(&mut queue, now).is_some());
-            queue.unschedulable(&key("a"), [], now);
+            queue.unschedulable(&info("a"), [], now);
             assert_eq!(pop(&mut queue, now), None);
             queue.wake(&plugins::defaults(), &ClusterEvent::NodeAdded(&Node::default()), now);
         }
         assert!(pop(&mut queue, now).is_some());
-        queue.failed(&key("a"), now);
+        queue.failed(&info("a"), now);
         assert_eq!(queue.next_deadline(), Some(now + BACKOFF_MIN), "a refused binding is an attempt");
     }
 
@@ -284,8 +307,36 @@ mod tests {
         queue.set(pod("a", 0), now);
         assert!(pop(&mut queue, now).is_some());
         queue.wake(&plugins::defaults(), &ClusterEvent::NodeAdded(&Node::default()), now);
-        queue.unschedulable(&key("a"), ["NodeUnschedulable"], now);
+        queue.unschedulable(&info("a"), ["NodeUnschedulable"], now);
         assert_eq!(pop(&mut queue, now).as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn its_own_change_during_the_cycle_is_not_missed() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        queue.set(pod("a", 0), now);
+        let old = queue.pop(now).unwrap();
+        let mut tolerant = pod("a", 0);
+        Arc::make_mut(&mut tolerant).spec.tolerations = vec![Toleration::default()];
+        queue.set(tolerant, now);
+        queue.unschedulable(&old, ["TaintToleration"], now);
+        assert_eq!(pop(&mut queue, now).as_deref(), Some("a"));
+    }
+
+    #[test]
+    fn what_happens_to_a_pod_is_no_matter_of_another_of_its_name() {
+        let (mut queue, now) = (Queue::default(), Instant::now());
+        queue.set(pod("a", 0), now);
+        let old = queue.pop(now).unwrap();
+        queue.remove(&key("a"));
+        assert!(!queue.is_in_flight(&old));
+        let mut again = pod("a", 0);
+        Arc::make_mut(&mut again).metadata.uid = "again".into();
+        queue.set(again, now);
+        let new = queue.pop(now).unwrap();
+        queue.failed(&old, now);
+        queue.unschedulable(&old, ["NodeAffinity"], now);
+        assert!(queue.is_in_flight(&new) && !queue.is_in_flight(&old));
     }
 
     #[test]
@@ -297,9 +348,9 @@ mod tests {
         assert_eq!(pop(&mut queue, now), None);
         queue.set(pod("a", 0), now);
         assert!(pop(&mut queue, now).is_some());
-        queue.unschedulable(&key("a"), ["TaintToleration"], now);
+        queue.unschedulable(&info("a"), ["TaintToleration"], now);
         assert_eq!(pop(&mut queue, now + LEFTOVER).as_deref(), Some("a"), "leftover");
-        queue.unschedulable(&key("a"), ["TaintToleration"], now);
+        queue.unschedulable(&info("a"), ["TaintToleration"], now);
         queue.set(pod("a", 0), now + LEFTOVER / 2);
         assert_eq!(pop(&mut queue, now + LEFTOVER / 2), None, "no news");
         let mut tolerant = pod("a", 0);
@@ -314,7 +365,7 @@ mod tests {
         for number in 0..20_000 {
             queue.set(pod(&format!("p{number}"), 0), now);
             let waiting = queue.pop(now).unwrap();
-            queue.unschedulable(&waiting.key(), ["NodeAffinity"], now);
+            queue.unschedulable(&waiting, ["NodeAffinity"], now);
             assert_eq!(queue.next_deadline(), Some(now + LEFTOVER));
         }
         assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());

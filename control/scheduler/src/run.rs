@@ -191,25 +191,19 @@ impl Inner {
                 permit = Arc::clone(&self.writes).acquire_owned() => permit,
             };
             let this = Arc::clone(self);
-            match choice {
-                Ok(None) => {}
-                Ok(Some(node)) => {
-                    self.tasks.spawn(async move {
-                        let bound = AssertUnwindSafe(this.bind(&pod, &node)).catch_unwind().await;
-                        if let Err(panic) = bound {
-                            this.give_back(&pod, &*panic);
-                        }
-                        drop(permit);
-                    });
+            self.tasks.spawn(async move {
+                let write = async {
+                    match &choice {
+                        Ok(None) => {}
+                        Ok(Some(node)) => this.bind(&pod, node).await,
+                        Err(error) => this.put_off(&pod, error).await,
+                    }
+                };
+                if let Err(panic) = AssertUnwindSafe(write).catch_unwind().await {
+                    this.give_back(&pod, &*panic);
                 }
-                Err(error) => {
-                    self.state().queue.unschedulable(&pod.key(), error.plugins.iter().copied(), Instant::now());
-                    self.tasks.spawn(async move {
-                        this.tell_unschedulable(&pod, &error).await;
-                        drop(permit);
-                    });
-                }
-            }
+                drop(permit);
+            });
             // Cycles do not wait for I/O: let the others on this thread have their turn.
             tokio::task::yield_now().await;
         }
@@ -218,22 +212,35 @@ impl Inner {
     /// Puts a pod back whose scheduling panicked, to be tried again after its back-off.
     fn give_back(&self, pod: &PodInfo, panic: &(dyn Any + Send)) {
         supervise::panicked("scheduling", panic);
-        let mut state = self.state();
-        state.cache.forget(&pod.key());
-        state.queue.failed(&pod.key(), Instant::now());
-        drop(state);
+        self.make_room(pod);
+        self.state().queue.failed(pod, Instant::now());
         self.wake.notify_one();
     }
 
-    /// Assumes the pod on `node` and asks the plugins. False if one refuses.
+    /// Takes back that the pod is on a node; others may fit now.
+    fn make_room(&self, pod: &PodInfo) {
+        let mut state = self.state();
+        let State { cache, queue } = &mut *state;
+        if cache.forget(pod) {
+            queue.wake(&self.plugins, &ClusterEvent::PodRemoved(pod), Instant::now());
+        }
+    }
+
+    /// Assumes the pod on `node` and asks the plugins. False if one refuses, or the pod is gone.
     fn reserve(&self, cycle_state: &mut CycleState, pod: &Arc<PodInfo>, node: &str) -> bool {
-        self.state().cache.assume(Arc::clone(pod), node);
+        {
+            let mut state = self.state();
+            if !state.queue.is_in_flight(pod) {
+                return false;
+            }
+            state.cache.assume(Arc::clone(pod), node);
+        }
         let refused = self.plugins.iter().position(|plugin| plugin.reserve(cycle_state, pod, node).is_err());
         if let Some(at) = refused {
             self.plugins[..at].iter().rev().for_each(|plugin| plugin.unreserve(pod, node));
             let mut state = self.state();
-            state.cache.forget(&pod.key());
-            state.queue.unschedulable(&pod.key(), [self.plugins[at].name()], Instant::now());
+            state.cache.forget(pod);
+            state.queue.unschedulable(pod, [self.plugins[at].name()], Instant::now());
         }
         refused.is_none()
     }
@@ -250,8 +257,8 @@ impl Inner {
         match self.rest.create(&path, &binding).await {
             Ok(_) => {
                 let message = format!("Successfully assigned {}/{} to {node}", meta.namespace, meta.name);
+                // The queue lets go of it when its node comes by the watch.
                 self.recorder.event(&reference(&pod.pod), EventType::Normal, "Scheduled", message);
-                self.state().queue.remove(&pod.key());
             }
             Err(error) => {
                 self.plugins.iter().rev().for_each(|plugin| plugin.unreserve(pod, node));
@@ -261,27 +268,29 @@ impl Inner {
     }
 
     async fn bind_failed(&self, pod: &PodInfo, error: &kube::Error) {
-        let (key, gone) = (pod.key(), rest::is_not_found(error));
-        {
-            let mut state = self.state();
-            state.cache.forget(&key);
-            // A pod deleted meanwhile is not in the queue any more.
-            state.queue.failed(&key, Instant::now());
-        }
+        self.make_room(pod);
         self.wake.notify_one();
-        if gone {
-            return;
+        // A pod deleted meanwhile is not in the queue any more.
+        if !rest::is_not_found(error) {
+            let message = format!("binding rejected: {}", rest::message(error));
+            tracing::warn!(pod = %pod.key(), message, "cannot bind");
+            self.tell(pod, "SchedulerError", &message).await;
         }
-        let message = format!("binding rejected: {}", rest::message(error));
-        tracing::warn!(pod = %key, message, "cannot bind");
-        self.recorder.event(&reference(&pod.pod), EventType::Warning, "FailedScheduling", message.as_str());
-        self.set_condition(&pod.pod, "SchedulerError", &message).await;
+        self.state().queue.failed(pod, Instant::now());
+        self.wake.notify_one();
     }
 
-    async fn tell_unschedulable(&self, pod: &PodInfo, error: &FitError) {
-        let message = error.message();
-        self.recorder.event(&reference(&pod.pod), EventType::Warning, "FailedScheduling", message.as_str());
-        self.set_condition(&pod.pod, "Unschedulable", &message).await;
+    /// Nothing suits the pod. It is told before the pod can be tried again: a condition that is written late would be the last
+    /// word on a pod that has been bound.
+    async fn put_off(&self, pod: &PodInfo, error: &FitError) {
+        self.tell(pod, "Unschedulable", &error.message()).await;
+        self.state().queue.unschedulable(pod, error.plugins.iter().copied(), Instant::now());
+        self.wake.notify_one();
+    }
+
+    async fn tell(&self, pod: &PodInfo, reason: &str, message: &str) {
+        self.recorder.event(&reference(&pod.pod), EventType::Warning, "FailedScheduling", message);
+        write_condition(&self.rest, &pod.pod, reason, message).await;
     }
 
     /// The API server sets this at creation as upstream does; gates of pods that came otherwise are told here.
@@ -294,10 +303,6 @@ impl Inner {
             let message = "Scheduling is blocked due to non-empty scheduling gates";
             write_condition(&rest, &pod, "SchedulingGated", message).await;
         });
-    }
-
-    async fn set_condition(&self, pod: &Pod, reason: &str, message: &str) {
-        write_condition(&self.rest, pod, reason, message).await;
     }
 }
 
@@ -348,6 +353,88 @@ fn matters(old: &Node, new: &Node) -> bool {
 mod tests {
     use super::*;
     use crate::objects::Condition;
+    use http::{Request, Response, StatusCode};
+    use kube::client::Body;
+    use tokio::sync::Semaphore;
+
+    /// A scheduler with one node that has room for one pod, whose requests wait for a permit each and are then refused.
+    fn small_cluster(answers: Arc<Semaphore>) -> Inner {
+        let service = tower::service_fn(move |_: Request<Body>| {
+            let answers = Arc::clone(&answers);
+            async move {
+                answers.acquire().await.unwrap().forget();
+                let refused = Response::builder().status(StatusCode::INTERNAL_SERVER_ERROR);
+                Ok::<_, std::convert::Infallible>(refused.body(Body::empty()).unwrap())
+            }
+        });
+        let (client, tasks) = (kube::Client::new(service, "default"), TaskTracker::new());
+        let inner = Inner {
+            rest: Rest::new(client.clone()),
+            recorder: Recorder::new(client, SCHEDULER_NAME, "", &tasks, CancellationToken::new()),
+            plugins: plugins::defaults(),
+            state: Mutex::default(),
+            wake: Notify::new(),
+            writes: Arc::new(Semaphore::new(WRITES)),
+            tasks,
+        };
+        let node = json!({"metadata": {"name": "n"}, "status": {"allocatable": {"cpu": "1", "pods": "1"}}});
+        inner.node(&Event::Upsert { old: None, new: Arc::new(serde_json::from_value(node).unwrap()) });
+        for name in ["a", "b"] {
+            let spec = json!({"schedulerName": SCHEDULER_NAME});
+            let pod = json!({"metadata": {"name": name, "namespace": "ns", "uid": name}, "spec": spec});
+            inner.pod(&Event::Upsert { old: None, new: Arc::new(serde_json::from_value(pod).unwrap()) });
+        }
+        inner
+    }
+
+    fn pop(inner: &Inner) -> Option<Arc<PodInfo>> {
+        inner.state().queue.pop(Instant::now())
+    }
+
+    fn full() -> FitError {
+        let mut error = FitError { nodes: 1, ..FitError::default() };
+        error.record("NodeResourcesFit", crate::framework::Rejection::resolvable(vec!["Too many pods".into()]), 1);
+        error
+    }
+
+    #[tokio::test]
+    async fn a_binding_that_fails_makes_room_for_others() {
+        let inner = small_cluster(Arc::new(Semaphore::new(100)));
+        let (a, b) = (pop(&inner).unwrap(), pop(&inner).unwrap());
+        assert!(inner.reserve(&mut CycleState::default(), &a, "n"));
+        inner.put_off(&b, &full()).await;
+        assert!(pop(&inner).is_none());
+        inner.bind(&a, "n").await;
+        assert_eq!(pop(&inner).map(|pod| pod.key()), Some(b.key()));
+    }
+
+    #[tokio::test]
+    async fn a_pod_is_told_before_it_is_tried_again() {
+        let answers = Arc::new(Semaphore::new(0));
+        let inner = small_cluster(Arc::clone(&answers));
+        let (a, b) = (pop(&inner).unwrap(), pop(&inner).unwrap());
+        let error = full();
+        let mut telling = std::pin::pin!(inner.put_off(&b, &error));
+        assert!(futures::poll!(&mut telling).is_pending());
+        inner.state().queue.wake(&inner.plugins, &ClusterEvent::PodRemoved(&a), Instant::now());
+        assert!(pop(&inner).is_none(), "its condition is being written");
+        answers.add_permits(100);
+        telling.await;
+        assert!(pop(&inner).is_some(), "and what happened meanwhile is not forgotten");
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_went_during_its_cycle_is_not_placed() {
+        let inner = small_cluster(Arc::new(Semaphore::new(0)));
+        let a = pop(&inner).unwrap();
+        inner.pod(&Event::Delete(Arc::clone(&a.pod)));
+        assert!(!inner.reserve(&mut CycleState::default(), &a, "n"));
+        let mut again = Pod::clone(&a.pod);
+        again.metadata.uid = "again".into();
+        inner.pod(&Event::Upsert { old: None, new: Arc::new(again) });
+        let keys: Vec<_> = std::iter::from_fn(|| pop(&inner)).map(|pod| pod.pod.metadata.uid.clone()).collect();
+        assert_eq!(keys, ["b", "again"]);
+    }
 
     #[test]
     fn conditions_are_written_once() {
