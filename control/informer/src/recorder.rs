@@ -25,8 +25,9 @@ const REMEMBERED: usize = 4096;
 /// From this many different messages on, Events alike in all else are combined.
 const SIMILAR_LIMIT: usize = 10;
 const COMBINED: &str = "(combined from similar events)";
+/// Without another for so long, Events are similar to none.
 const SIMILAR_WINDOW: Duration = Duration::from_secs(600);
-/// Events an object may cause at once, and how long it takes to earn another.
+/// Events of a type that an object may cause at once, and how long it takes to earn another.
 const BURST: f64 = 25.0;
 const EARN: Duration = Duration::from_secs(300);
 const TRIES: u32 = 3;
@@ -92,7 +93,7 @@ struct Source {
 struct Correlator {
     known: Remembered<Note, Written>,
     similar: Remembered<Group, Similar>,
-    budgets: Remembered<ObjectRef, Budget>,
+    budgets: Remembered<(ObjectRef, EventType), Budget>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -110,21 +111,14 @@ struct Group {
 }
 
 struct Similar {
-    since: Timestamp,
+    /// When the last one came.
+    at: Timestamp,
     messages: HashSet<String>,
 }
 
 struct Budget {
     tokens: f64,
     at: Timestamp,
-}
-
-/// What the writer is to do.
-#[derive(Debug, PartialEq)]
-enum Decision {
-    Create(Note, Written),
-    Repeat(Note, Written),
-    Throttle,
 }
 
 /// A map that forgets its oldest entries.
@@ -152,6 +146,11 @@ impl ObjectRef {
     /// Without the revision: an object that changes stays the same.
     fn identity(&self) -> Self {
         Self { resource_version: String::new(), ..self.clone() }
+    }
+
+    /// Without the part of it, too.
+    fn whole(&self) -> Self {
+        Self { field_path: String::new(), ..self.identity() }
     }
 
     fn to_value(&self) -> Value {
@@ -214,8 +213,12 @@ impl Recorder {
 impl Note {
     /// What makes it a repetition of another.
     fn key(&self) -> Self {
-        let message = if self.message.starts_with(COMBINED) { COMBINED } else { &self.message };
-        Self { object: self.object.identity(), message: message.to_owned(), ..self.clone() }
+        let (object, message) = if self.message.starts_with(COMBINED) {
+            (self.object.whole(), COMBINED.to_owned())
+        } else {
+            (self.object.identity(), self.message.clone())
+        };
+        Self { object, message, ..self.clone() }
     }
 }
 
@@ -247,23 +250,12 @@ impl Writer {
 
     async fn write(&mut self, note: Note) {
         let now = Timestamp::now();
+        let Some((note, written)) = self.correlator.decide(note, now) else { return };
         for attempt in 0..TRIES {
-            let decision = self.correlator.decide(note.clone(), now, attempt == 0);
-            let error = match &decision {
-                Decision::Throttle => return,
-                Decision::Create(note, written) => match self.create(note, written, now).await {
-                    Ok(()) => return,
-                    Err(error) => error,
-                },
-                Decision::Repeat(note, written) => match self.repeat(note, written, now).await {
-                    Ok(()) => return,
-                    Err(error) => error,
-                },
-            };
-            self.correlator.forget(&decision);
+            let Err(error) = self.put(&note, &written, now).await else { return };
             match &error {
-                // Expired meanwhile: write it anew.
-                _ if rest::is_not_found(&error) && matches!(decision, Decision::Repeat(..)) => continue,
+                // A former try came through.
+                _ if rest::is_already_exists(&error) => return,
                 // Refused (namespace being deleted, not allowed, invalid): trying again changes nothing.
                 kube::Error::Api(status) if status.code < 500 && status.code != 429 => {
                     tracing::debug!(reason = note.reason, error = error_chain(&error), "event refused");
@@ -275,6 +267,17 @@ impl Writer {
                 _ => tokio::time::sleep(Duration::from_millis(200 << attempt)).await,
             }
         }
+    }
+
+    async fn put(&self, note: &Note, written: &Written, now: Timestamp) -> Result<(), kube::Error> {
+        if written.count > 1 {
+            match self.repeat(note, written, now).await {
+                // Expired meanwhile, or never written.
+                Err(error) if rest::is_not_found(&error) => {}
+                answer => return answer,
+            }
+        }
+        self.create(note, written, now).await
     }
 
     async fn create(&self, note: &Note, written: &Written, now: Timestamp) -> Result<(), kube::Error> {
@@ -320,48 +323,35 @@ impl Correlator {
         Self { known: Remembered::new(), similar: Remembered::new(), budgets: Remembered::new() }
     }
 
-    /// `first` is false when the same note is decided on again after a failure, which must not be charged twice.
-    fn decide(&mut self, note: Note, now: Timestamp, first: bool) -> Decision {
+    /// What is to be written, if anything. What is kept back counts, too.
+    fn decide(&mut self, note: Note, now: Timestamp) -> Option<(Note, Written)> {
         let note = self.combine(note, now);
-        if first && !self.charge(&note.object, now) {
-            return Decision::Throttle;
-        }
-        let key = note.key();
-        if let Some(written) = self.known.get_mut(&key) {
-            written.count += 1;
-            let written = written.clone();
-            return Decision::Repeat(note, written);
-        }
-        let written = Written { name: event_name(&note.object.name, now), first: now, count: 1 };
-        self.known.insert(key, written.clone());
-        Decision::Create(note, written)
-    }
-
-    fn forget(&mut self, decision: &Decision) {
-        if let Decision::Create(note, _) | Decision::Repeat(note, _) = decision {
-            self.known.remove(&note.key());
-        }
+        let name = || event_name(&note.object.name, now);
+        let written = self.known.entry(&note.key(), || Written { name: name(), first: now, count: 0 });
+        written.count += 1;
+        let written = written.clone();
+        self.charge(&note, now).then_some((note, written))
     }
 
     fn combine(&mut self, mut note: Note, now: Timestamp) -> Note {
-        let group = Group { object: note.object.identity(), kind: note.kind, reason: note.reason.clone() };
-        let fresh = || Similar { since: now, messages: HashSet::new() };
-        let similar = self.similar.entry(&group, fresh);
-        if age(similar.since, now) > SIMILAR_WINDOW {
-            *similar = fresh();
+        let group = Group { object: note.object.whole(), kind: note.kind, reason: note.reason.clone() };
+        let similar = self.similar.entry(&group, || Similar { at: now, messages: HashSet::new() });
+        if age(similar.at, now) > SIMILAR_WINDOW {
+            similar.messages.clear();
         }
-        if similar.messages.len() < SIMILAR_LIMIT {
-            similar.messages.insert(note.message.clone());
-        }
-        if similar.messages.len() >= SIMILAR_LIMIT && !similar.messages.contains(&note.message) {
-            note.message = format!("{COMBINED}: {}", note.message);
+        similar.at = now;
+        if !similar.messages.contains(&note.message) {
+            if similar.messages.len() + 1 < SIMILAR_LIMIT {
+                similar.messages.insert(note.message.clone());
+            } else {
+                note.message = format!("{COMBINED}: {}", note.message);
+            }
         }
         note
     }
 
-    fn charge(&mut self, object: &ObjectRef, now: Timestamp) -> bool {
-        let object = ObjectRef { field_path: String::new(), ..object.identity() };
-        let budget = self.budgets.entry(&object, || Budget { tokens: BURST, at: now });
+    fn charge(&mut self, note: &Note, now: Timestamp) -> bool {
+        let budget = self.budgets.entry(&(note.object.whole(), note.kind), || Budget { tokens: BURST, at: now });
         let earned = age(budget.at, now).as_secs_f64() / EARN.as_secs_f64();
         budget.tokens = (budget.tokens + earned).min(BURST);
         budget.at = now;
@@ -380,10 +370,6 @@ impl<K: Clone + Eq + Hash, V> Remembered<K, V> {
         Self { entries: HashMap::new(), order: VecDeque::new() }
     }
 
-    fn get_mut(&mut self, key: &K) -> Option<&mut V> {
-        self.entries.get_mut(key)
-    }
-
     fn insert(&mut self, key: K, value: V) {
         if self.entries.insert(key.clone(), value).is_none() {
             self.order.push_back(key);
@@ -400,12 +386,6 @@ impl<K: Clone + Eq + Hash, V> Remembered<K, V> {
             self.insert(key.clone(), fresh());
         }
         self.entries.get_mut(key).expect("inserted just above, as the newest of at least one remembered entry")
-    }
-
-    fn remove(&mut self, key: &K) {
-        if self.entries.remove(key).is_some() {
-            self.order.retain(|known| known != key);
-        }
     }
 }
 
@@ -445,11 +425,11 @@ mod tests {
         Timestamp::from_second(1_000_000 + second).unwrap()
     }
 
-    fn show(decision: &Decision) -> String {
+    fn show(decision: &Option<(Note, Written)>) -> String {
         match decision {
-            Decision::Create(note, _) => format!("create {}", note.message),
-            Decision::Repeat(note, written) => format!("repeat {} {}", note.message, written.count),
-            Decision::Throttle => "throttle".into(),
+            Some((note, Written { count: 1, .. })) => format!("create {}", note.message),
+            Some((note, written)) => format!("repeat {} {}", note.message, written.count),
+            None => "throttle".into(),
         }
     }
 
@@ -457,37 +437,43 @@ mod tests {
     fn repetitions_raise_the_count() {
         let mut correlator = Correlator::new();
         for want in ["create m", "repeat m 2", "repeat m 3"] {
-            assert_eq!(show(&correlator.decide(note("a", "m"), at(0), true)), want);
+            assert_eq!(show(&correlator.decide(note("a", "m"), at(0))), want);
         }
         let mut changed = note("a", "m");
         changed.object.resource_version = "7".into();
-        assert_eq!(show(&correlator.decide(changed, at(0), true)), "repeat m 4", "the object changed meanwhile");
-        let last = correlator.decide(note("a", "m"), at(1), true);
-        correlator.forget(&last);
-        assert_eq!(show(&correlator.decide(note("a", "m"), at(1), false)), "create m");
-        assert_eq!(show(&correlator.decide(note("b", "m"), at(1), true)), "create m");
+        assert_eq!(show(&correlator.decide(changed, at(0))), "repeat m 4", "the object changed meanwhile");
+        assert_eq!(show(&correlator.decide(note("b", "m"), at(1))), "create m");
     }
 
     #[test]
     fn similar_events_are_combined() {
         let mut correlator = Correlator::new();
-        for number in 0..SIMILAR_LIMIT {
+        for number in 1..SIMILAR_LIMIT {
             let want = format!("create m{number}");
-            assert_eq!(show(&correlator.decide(note("a", &format!("m{number}")), at(0), true)), want);
+            assert_eq!(show(&correlator.decide(note("a", &format!("m{number}")), at(0))), want);
         }
-        assert_eq!(show(&correlator.decide(note("a", "x"), at(1), true)), "create (combined from similar events): x");
-        assert_eq!(show(&correlator.decide(note("a", "y"), at(1), true)), "repeat (combined from similar events): y 2");
-        assert_eq!(show(&correlator.decide(note("a", "y"), at(700), true)), "create y", "after the window");
+        let mut decide = |message: &str, part: &str, second: i64| {
+            let mut note = note("a", message);
+            note.object.field_path = part.into();
+            show(&correlator.decide(note, at(second)))
+        };
+        assert_eq!(decide("x", "", 1), "create (combined from similar events): x");
+        assert_eq!(decide("y", "spec.containers{c}", 1), "repeat (combined from similar events): y 2");
+        assert_eq!(decide("m1", "", 1), "repeat m1 2");
+        assert_eq!(decide("z", "", 600), "repeat (combined from similar events): z 3", "they go on");
+        assert_eq!(decide("y", "", 1300), "create y", "nothing for ten minutes");
     }
 
     #[test]
     fn an_object_is_throttled_and_earns_events_again() {
         let mut correlator = Correlator::new();
-        let count = (0..40).filter(|_| correlator.decide(note("a", "m"), at(0), true) != Decision::Throttle).count();
+        let count = (0..40).filter(|_| correlator.decide(note("a", "m"), at(0)).is_some()).count();
         assert_eq!(count, 25);
-        assert_eq!(show(&correlator.decide(note("a", "m"), at(299), true)), "throttle");
-        assert_eq!(show(&correlator.decide(note("a", "m"), at(301), true)), "repeat m 26");
-        assert_eq!(show(&correlator.decide(note("b", "m"), at(0), true)), "create m");
+        assert_eq!(show(&correlator.decide(note("a", "m"), at(299))), "throttle");
+        assert_eq!(show(&correlator.decide(note("a", "m"), at(301))), "repeat m 42");
+        assert_eq!(show(&correlator.decide(note("b", "m"), at(0))), "create m");
+        let warning = Note { kind: EventType::Warning, ..note("a", "m") };
+        assert_eq!(show(&correlator.decide(warning, at(0))), "create m", "what is normal does not hide it");
     }
 
     #[test]
@@ -506,7 +492,7 @@ mod tests {
         let mut remembered = Remembered::new();
         (0..REMEMBERED + 10).for_each(|key| remembered.insert(key, ()));
         assert_eq!((remembered.entries.len(), remembered.order.len()), (REMEMBERED, REMEMBERED));
-        assert!(remembered.get_mut(&9).is_none() && remembered.get_mut(&10).is_some());
+        assert!(!remembered.entries.contains_key(&9) && remembered.entries.contains_key(&10));
     }
 
     #[test]
