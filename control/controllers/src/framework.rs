@@ -37,6 +37,7 @@ pub(crate) struct Informers {
     pub(crate) deployments: Informer<Deployment>,
     /// Indexes: [`OWNER`], [`ORPHAN`].
     pub(crate) replica_sets: Informer<ReplicaSet>,
+    /// Index: [`OWNER`].
     pub(crate) replication_controllers: Informer<ReplicationController>,
     pub(crate) cluster_roles: Informer<ClusterRole>,
     /// Index: [`NAMESPACE`].
@@ -154,7 +155,9 @@ impl Informers {
                 .index(OWNER, owner)
                 .index(ORPHAN, orphan)
                 .start(tasks, shutdown.clone()),
-            replication_controllers: of(client).start(tasks, shutdown.clone()),
+            replication_controllers: of::<ReplicationController>(client)
+                .index(OWNER, owner)
+                .start(tasks, shutdown.clone()),
             cluster_roles: of(client).start(tasks, shutdown.clone()),
             budgets: of::<Budget>(client)
                 .index(NAMESPACE, |budget| vec![budget.metadata.namespace.clone()])

@@ -24,7 +24,7 @@ use crate::objects::{Pod, ReplicaSet, ReplicaSetSpec, ReplicaStatus, Replication
 
 /// Pods created or deleted in one go.
 const BURST: usize = 500;
-/// How long changes are collected for each pod of a set.
+/// How long changes that follow a first one are collected, for each pod of a set.
 const A_MOMENT: Duration = Duration::from_micros(50);
 /// The first batch; each that succeeds doubles it, so that a quota that forbids all is asked once, not 500 times.
 const FIRST_BATCH: usize = 1;
@@ -93,8 +93,13 @@ fn start_kind<T: Replicated>(env: &Env, sets: &Informer<T>) {
         expectations: Expectations::default(),
     });
     let queue = Queue::new(T::RESOURCE);
-    let changed = queue.clone();
-    sets.on_event(move |event| changed.add(event.object().key()));
+    let (this, changed) = (Arc::clone(&controller), queue.clone());
+    sets.on_event(move |event| {
+        if let Event::Delete(last) = event {
+            this.expectations.forget(&last.meta().uid);
+        }
+        changed.add(event.object().key());
+    });
     let (this, triggered) = (Arc::clone(&controller), queue.clone());
     pods.on_event(move |event| this.pod_changed(event, &triggered));
     // Without it no pod is admitted; in a new namespace it comes a moment after the first sets.
@@ -140,23 +145,20 @@ impl<T: Replicated> Controller<T> {
         };
         let deleted = matches!(event, Event::Delete(_)) || new.metadata.is_deleting();
         // A changed owner concerns the former one too.
-        if let Some(key) = old.and_then(|old| owner_key::<T>(&old.metadata))
-            && Some(&key) != owner_key::<T>(&new.metadata).as_ref()
+        if let Some((key, _)) = old.and_then(|old| owner::<T>(&old.metadata))
+            && Some(&key) != owner::<T>(&new.metadata).map(|(key, _)| key).as_ref()
         {
             queue.add(key);
         }
-        if let Some(key) = owner_key::<T>(&new.metadata) {
+        if let Some((key, uid)) = owner::<T>(&new.metadata) {
             let last_expected = if deleted {
-                self.expectations.deleted(&key, &new.metadata.uid)
+                self.expectations.deleted(uid, &new.metadata.uid)
             } else {
-                old.is_none() && self.expectations.created(&key, 1)
+                old.is_none() && self.expectations.created(uid, 1)
             };
-            if let Some(wait) = old.filter(|old| !old.is_ready()).and(self.min_ready(&key)).filter(|_| new.is_ready()) {
-                queue.add_after(key.clone(), wait);
-            }
             let known = self.sets.get(&key).and_then(|set| usize::try_from(set.status().replicas).ok());
-            let wait = if last_expected { Duration::ZERO } else { collecting(known.unwrap_or_default(), A_MOMENT) };
-            queue.add_after(key, wait);
+            let gap = if last_expected { Duration::ZERO } else { collecting(known.unwrap_or_default(), A_MOMENT) };
+            queue.add_spaced(key, gap);
         } else if new.metadata.controller().is_none() && !deleted {
             let relabelled =
                 old.is_none_or(|old| old.metadata.labels != new.metadata.labels || old.metadata.controller().is_some());
@@ -164,12 +166,6 @@ impl<T: Replicated> Controller<T> {
                 self.matching_sets(new).for_each(|key| queue.add(key));
             }
         }
-    }
-
-    /// When a pod of this set that became ready just now counts as available.
-    fn min_ready(&self, key: &ObjectKey) -> Option<Duration> {
-        let seconds = u64::try_from(self.sets.get(key)?.spec().min_ready_seconds).ok()?;
-        (seconds > 0).then(|| Duration::from_secs(seconds + 1))
     }
 
     fn matching_sets(&self, pod: &Pod) -> impl Iterator<Item = ObjectKey> {
@@ -182,11 +178,8 @@ impl<T: Replicated> Controller<T> {
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action> {
-        let Some(set) = self.sets.get(key) else {
-            self.expectations.forget(key);
-            return Ok(Action::Done);
-        };
-        let needs_sync = self.expectations.satisfied(key);
+        let Some(set) = self.sets.get(key) else { return Ok(Action::Done) };
+        let needs_sync = self.expectations.satisfied(&set.meta().uid);
         let selector = set.selector().map_err(|why| Error::Invalid { object: format!("{} {key}", T::KIND), why })?;
         let pods = self.claim(&set, &selector).await?;
         let active: Vec<Arc<Pod>> = pods.iter().filter(|pod| pod.is_active()).cloned().collect();
@@ -261,9 +254,9 @@ impl<T: Replicated> Controller<T> {
     }
 
     async fn create(&self, set: &T, count: usize) -> Result<()> {
-        let (key, pod) = (set.key(), new_pod::<T>(set));
+        let (key, uid, pod) = (set.key(), &set.meta().uid, new_pod::<T>(set));
         let path = Path::collection("", "v1", "pods", &key.namespace);
-        self.expectations.expect(&key, count, []);
+        self.expectations.expect(uid, count, []);
         let about = ObjectRef::of(T::API_VERSION, T::KIND, set.meta());
         let create = || async {
             match self.rest.create(&path, &pod).await {
@@ -273,7 +266,7 @@ impl<T: Replicated> Controller<T> {
                     Ok(())
                 }
                 Err(error) => {
-                    self.expectations.created(&key, 1);
+                    self.expectations.created(uid, 1);
                     if rest::is_namespace_terminating(&error) {
                         return Ok(());
                     }
@@ -284,22 +277,22 @@ impl<T: Replicated> Controller<T> {
             }
         };
         let (asked, failed) = slow_start(count, create).await;
-        self.expectations.created(&key, count - asked);
+        self.expectations.created(uid, count - asked);
         failed.map_or(Ok(()), Err)
     }
 
     async fn delete(&self, set: &T, active: &[Arc<Pod>], count: usize) -> Result<()> {
-        let key = set.key();
-        let mut per_node: HashMap<&str, i64> = HashMap::new();
-        for pod in active {
-            *per_node.entry(&pod.spec.node_name).or_default() += 1;
+        let owner = &set.meta().uid;
+        let mut per_node: HashMap<String, i64> = HashMap::new();
+        for pod in self.related(set) {
+            *per_node.entry(pod.spec.node_name.clone()).or_default() += 1;
         }
-        let crowd = |pod: &Pod| per_node.get(pod.spec.node_name.as_str()).copied().unwrap_or_default();
+        let crowd = |pod: &Pod| per_node.get(&pod.spec.node_name).copied().unwrap_or_default();
         let victims = rank::first_to_go(active, crowd, count, jiff::Timestamp::now());
-        self.expectations.expect(&key, 0, victims.iter().map(|pod| pod.metadata.uid.clone()));
+        self.expectations.expect(owner, 0, victims.iter().map(|pod| pod.metadata.uid.clone()));
         let about = ObjectRef::of(T::API_VERSION, T::KIND, set.meta());
         let delete = |pod: Arc<Pod>| {
-            let (about, key) = (&about, &key);
+            let about = &about;
             async move {
                 let (name, uid) = (&pod.metadata.name, &pod.metadata.uid);
                 match self.rest.delete(&path_of(pod.as_ref()), &DeleteOptions::of_uid(uid)).await {
@@ -313,7 +306,7 @@ impl<T: Replicated> Controller<T> {
                         Ok(())
                     }
                     Err(error) => {
-                        self.expectations.deleted(key, uid);
+                        self.expectations.deleted(owner, uid);
                         if rest::is_not_found(&error) || rest::is_conflict(&error) {
                             return Ok(());
                         }
@@ -326,12 +319,21 @@ impl<T: Replicated> Controller<T> {
         };
         join_all(victims.into_iter().map(delete)).await.into_iter().collect()
     }
+
+    /// The active pods of this set and of those that its owner has beside it: all versions of one workload.
+    fn related(&self, set: &T) -> impl Iterator<Item = Arc<Pod>> {
+        let sets = match set.meta().controller() {
+            Some(owner) => self.sets.by_index(OWNER, &owner.uid).iter().map(|set| set.meta().uid.clone()).collect(),
+            None => vec![set.meta().uid.clone()],
+        };
+        sets.into_iter().flat_map(|uid| self.pods.by_index(OWNER, &uid)).filter(|pod| pod.is_active())
+    }
 }
 
-/// The set that manages an object.
-fn owner_key<T: Replicated>(meta: &Meta) -> Option<ObjectKey> {
+/// The set that manages an object, and its uid.
+fn owner<T: Replicated>(meta: &Meta) -> Option<(ObjectKey, &str)> {
     let owner = meta.controller().filter(|owner| owner.kind == T::KIND && owner.api_version == T::API_VERSION)?;
-    Some(ObjectKey::new(meta.namespace.clone(), owner.name.clone()))
+    Some((ObjectKey::new(meta.namespace.clone(), owner.name.clone()), &owner.uid))
 }
 
 fn new_pod<T: Replicated>(set: &T) -> Value {

@@ -9,7 +9,7 @@ use crate::objects::Pod;
 
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
-/// The `count` pods to delete; `crowd` says how many of the set's pods share a pod's node.
+/// The `count` pods to delete; `crowd` says how many pods of the same workload share a pod's node.
 pub(super) fn first_to_go(
     pods: &[Arc<Pod>],
     crowd: impl Fn(&Pod) -> i64,
