@@ -25,7 +25,7 @@ use crate::objects::{Budget, Deployment, Pod, ReplicaSet, ReplicationController}
 const DELETION_TIMEOUT: SignedDuration = SignedDuration::from_secs(2 * 60);
 /// A pod that was to be disrupted and still runs after this is not any more.
 const STALE: SignedDuration = SignedDuration::from_secs(2 * 60);
-/// How long changes are collected for each pod that there is.
+/// How long changes that follow a first one are collected, for each pod that there is.
 const A_MOMENT: Duration = Duration::from_micros(200);
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -79,7 +79,7 @@ pub(crate) fn start(env: &Env) {
         for budget in all.by_index(NAMESPACE, &new.metadata.namespace) {
             let Ok(selector) = LabelSelector::from_object(&budget.spec.selector) else { continue };
             if [old, Some(new)].into_iter().flatten().any(|pod| selects(&selector, pod)) {
-                changed.add_after(Key::Budget(budget.key()), collecting(size.len(), A_MOMENT));
+                changed.add_spaced(Key::Budget(budget.key()), collecting(size.len(), A_MOMENT));
             }
         }
     });
@@ -184,8 +184,9 @@ impl Controller {
             Ok(seen) => seen,
             Err(error @ Error::Request { .. }) => return Err(error),
             Err(error) => {
+                // Another try would find the same, until a pod or the budget changes.
                 self.refuse_all(budget, &error.cause()).await?;
-                return Err(error);
+                return Ok(Action::Done);
             }
         };
         let now = Timestamp::now();
