@@ -275,6 +275,45 @@ mod tests {
         assert_eq!(scale(&rolling, &[&idle], None), [(0, 20)]);
     }
 
+    /// Upstream's cases (`TestScale`); sets are given from new to old, and all of them were sized for `before`.
+    #[test]
+    fn scaling_is_upstreams() {
+        // (what, (replicas before, surge), (replicas now, surge), whether the first set is the new one, sizes, want)
+        type Case = (&'static str, (i64, i64), (i64, i64), bool, &'static [i64], &'static [i64]);
+        let cases: [Case; 17] = [
+            ("10 to 12", (10, 0), (12, 0), true, &[10], &[12]),
+            ("10 to 5", (10, 0), (5, 0), true, &[10], &[5]),
+            ("5 to 10", (5, 0), (10, 0), true, &[2, 3], &[4, 6]),
+            ("5 to 3", (5, 0), (3, 0), true, &[2, 3], &[1, 2]),
+            ("9 to 4", (9, 0), (4, 0), true, &[8, 1], &[4, 0]),
+            ("7 to 10", (7, 0), (10, 0), true, &[2, 3, 2], &[3, 4, 3]),
+            ("13 to 8", (13, 0), (8, 0), true, &[2, 8, 3], &[1, 5, 2]),
+            ("what is left over, 3 to 4", (3, 0), (4, 0), true, &[1, 1, 1], &[2, 1, 1]),
+            ("what is left over, 3 to 2", (3, 0), (2, 0), true, &[1, 1, 1], &[1, 1, 0]),
+            ("no new set, 4 to 5", (4, 0), (5, 0), false, &[2, 2], &[3, 2]),
+            ("6 to 0", (6, 0), (0, 0), true, &[3, 2, 1], &[0, 0, 0]),
+            ("0 to 6", (6, 0), (6, 0), true, &[0, 0, 0], &[6, 0, 0]),
+            ("no new set, 0 to 6", (6, 0), (6, 0), false, &[0, 0], &[6, 0]),
+            ("with surge", (10, 2), (20, 2), true, &[6, 6], &[11, 11]),
+            ("surge and size", (10, 3), (50, 6), true, &[5, 8], &[22, 34]),
+            ("template and size", (10, 0), (14, 0), false, &[7, 3], &[10, 4]),
+            ("complete, but nothing of it available", (2, 1), (2, 1), true, &[2, 1], &[2, 1]),
+        ];
+        for (what, before, now, has_new, sizes, want) in cases {
+            let deployment = deployment(now.0, now.1, 0);
+            let aged = |at: usize, size: i64| annotated(size, before.0, before.0 + before.1, &(9 - at).to_string());
+            // As the controller has them: the old ones by age, then the new one.
+            let sets: Vec<_> = sizes.iter().enumerate().rev().map(|(at, size)| aged(at, *size)).collect();
+            let sets: Vec<_> = sets.iter().collect();
+            let mut got: Vec<i64> = sets.iter().map(|set| size(set)).collect();
+            for (at, size) in scale(&deployment, &sets, has_new.then(|| sets.len() - 1)) {
+                got[at] = size;
+            }
+            got.reverse();
+            assert_eq!(got, want, "{what}");
+        }
+    }
+
     #[test]
     fn templates_compare_without_the_hash() {
         let a = json!({"metadata": {"labels": {"a": "b"}, "creationTimestamp": null}, "spec": {"x": 1}});

@@ -56,7 +56,9 @@ pub(super) fn compute(
         .into_iter()
         .chain(sets.iter().copied())
         .find_map(|set| set.status.conditions.iter().find(|condition| condition.r#type == "ReplicaFailure"));
-    status.conditions.extend(failure.cloned());
+    status.conditions.extend(
+        failure.map(|failure| Condition { last_update_time: failure.last_transition_time.clone(), ..failure.clone() }),
+    );
     status
 }
 
@@ -67,11 +69,12 @@ fn progress(
     event: &NewSet,
     now: Timestamp,
 ) {
+    if deadline(deployment).is_none() {
+        // Nobody asks whether it moves on.
+        return status.conditions.retain(|condition| condition.r#type != "Progressing");
+    }
     let current = condition(status, "Progressing").cloned();
     let reason = current.as_ref().map(|condition| condition.reason.clone()).unwrap_or_default();
-    if deadline(deployment).is_none() {
-        return;
-    }
     if deployment.spec.paused {
         if reason != "DeploymentPaused" && reason != "ProgressDeadlineExceeded" {
             set_condition(status, "Progressing", "Unknown", "DeploymentPaused", "Deployment is paused", now);
@@ -262,6 +265,24 @@ mod tests {
             ("NewReplicaSetCreated", "Created new replica set \"web-2\"")
         );
         assert_eq!(time_left(&fresh, &status, now), Some(Duration::from_secs(60)));
+        let mut endless = fresh;
+        endless.spec.progress_deadline_seconds = Some(NO_DEADLINE);
+        let status = compute(&endless, &[], None, &NewSet::Created("web-2".into()), None, now);
+        assert_eq!(condition(&status, "Progressing"), None);
+    }
+
+    #[test]
+    fn a_sets_failure_is_the_deployments() {
+        let mut failed = set(0, 0);
+        let failure = json!({"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "m",
+                             "lastTransitionTime": "2026-01-01T00:00:00Z"});
+        failed.status.conditions = vec![serde_json::from_value(failure.clone()).unwrap()];
+        let told = compute(&deployment("x", ""), &[&failed], None, &NewSet::Absent, None, Timestamp::UNIX_EPOCH);
+        let mut want = failure;
+        want["lastUpdateTime"] = want["lastTransitionTime"].clone();
+        assert_eq!(condition_value(condition(&told, "ReplicaFailure").unwrap()), want);
+        let mended = compute(&deployment("x", ""), &[&set(2, 2)], None, &NewSet::Absent, None, Timestamp::UNIX_EPOCH);
+        assert_eq!(condition(&mended, "ReplicaFailure"), None);
     }
 
     #[test]
