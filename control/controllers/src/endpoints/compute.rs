@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use informer::Meta;
 use informer::kinds::SERVICE_NAME;
 use serde_json::{Map, Value, json};
 
@@ -14,7 +15,11 @@ use crate::objects::{
 pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// The controller of Services' own slices.
 pub(super) const MANAGER: &str = "endpointslice-controller.k8s.io";
+const ENDPOINTS_MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
+const ENDPOINTS_MANAGER: &str = "endpoint-controller";
 const HEADLESS: &str = "service.kubernetes.io/headless";
+/// The most addresses an Endpoints object may have.
+const MAX_ADDRESSES: usize = 1000;
 
 /// Endpoints that share their ports and the kind of their addresses.
 #[derive(Debug, Default)]
@@ -276,7 +281,8 @@ pub(super) fn subsets(service: &Service, pods: &[Arc<Pod>]) -> Vec<Subset> {
     for pod in pods.iter().filter(|pod| takes_part(pod) && (publish || !pod.metadata.is_deleting())) {
         let Some(ip) = pod.ips().find(|ip| ip.contains(':') == v6) else { continue };
         let ports = ports_of(service, pod);
-        if ports.is_empty() && !is_headless(service) {
+        // Only a headless Service may do without ports.
+        if ports.is_empty() && !(is_headless(service) && service.spec.ports.is_empty()) {
             continue;
         }
         let address = Address {
@@ -298,9 +304,30 @@ pub(super) fn subsets(service: &Service, pods: &[Arc<Pod>]) -> Vec<Subset> {
     subsets.sort_by_cached_key(|subset| Value::from(subset.ports.clone()).to_string());
     for list in subsets.iter_mut().flat_map(|subset| [&mut subset.addresses, &mut subset.not_ready_addresses]) {
         list.sort_by(|a, b| a.ip.cmp(&b.ip));
-        list.truncate(1000);
     }
     subsets
+}
+
+/// Leaves as many addresses as an Endpoints object may have, those that are not ready going first, and of all subsets in
+/// proportion. Whether some had to go.
+pub(super) fn truncate(subsets: &mut [Subset]) -> bool {
+    let count = |list: fn(&Subset) -> &Vec<Address>| subsets.iter().map(|subset| list(subset).len()).sum::<usize>();
+    let (ready, others) = (count(|subset| &subset.addresses), count(|subset| &subset.not_ready_addresses));
+    if ready + others <= MAX_ADDRESSES {
+        return false;
+    }
+    let only_ready = ready > MAX_ADDRESSES;
+    let (total, room) = if only_ready { (ready, MAX_ADDRESSES) } else { (others, MAX_ADDRESSES - ready) };
+    let mut left = room;
+    for subset in subsets {
+        if only_ready {
+            subset.not_ready_addresses.clear();
+        }
+        let list = if only_ready { &mut subset.addresses } else { &mut subset.not_ready_addresses };
+        list.truncate((list.len() * room).div_ceil(total).min(left));
+        left -= list.len();
+    }
+    true
 }
 
 fn endpoints_port(port: &ServicePort, number: u16) -> Value {
@@ -314,11 +341,17 @@ fn endpoints_port(port: &ServicePort, number: u16) -> Value {
 /// The labels of the Endpoints object.
 pub(super) fn endpoints_labels(service: &Service) -> BTreeMap<String, String> {
     let mut labels = service.metadata.labels.clone();
-    labels.insert("endpoints.kubernetes.io/managed-by".into(), "endpoint-controller".into());
+    labels.remove(HEADLESS);
+    labels.insert(ENDPOINTS_MANAGED_BY.into(), ENDPOINTS_MANAGER.into());
     if is_headless(service) {
         labels.insert(HEADLESS.into(), String::new());
     }
     labels
+}
+
+/// Whether an Endpoints object was made here.
+pub(super) fn is_own(endpoints: &Meta) -> bool {
+    endpoints.label(ENDPOINTS_MANAGED_BY) == Some(ENDPOINTS_MANAGER)
 }
 
 #[cfg(test)]
@@ -475,6 +508,38 @@ mod tests {
         assert_eq!(first(&groups).hostname.as_deref(), Some("db-0"));
         assert!(groups[0].ports.is_empty());
         assert_eq!(slice_labels(&service).get(HEADLESS).map(String::as_str), Some(""));
+    }
+
+    #[test]
+    fn endpoints_without_their_port_are_none() {
+        let spec = json!({"clusterIP": "None", "ports": [{"port": 80, "targetPort": "x"}]});
+        assert_eq!(subsets(&service(&spec), &pods([pod(1, 8080, true)])), []);
+        assert_eq!(subsets(&service(&json!({"clusterIP": "None"})), &pods([pod(1, 8080, true)])).len(), 1);
+    }
+
+    #[test]
+    fn too_many_addresses_go_in_proportion_those_that_are_not_ready_first() {
+        // (ready and others of each subset, want, whether some went)
+        type Case = (&'static [(usize, usize)], &'static [(usize, usize)], bool);
+        let cases: [Case; 6] = [
+            (&[(500, 500)], &[(500, 500)], false),
+            (&[(600, 600)], &[(600, 400)], true),
+            (&[(1100, 5)], &[(1000, 0)], true),
+            (&[(1000, 1000), (1000, 0)], &[(500, 0), (500, 0)], true),
+            (&[(400, 300), (400, 100)], &[(400, 150), (400, 50)], true),
+            (&[(1, 0), (2000, 0), (1, 0)], &[(1, 0), (999, 0), (0, 0)], true),
+        ];
+        for (before, want, truncated) in cases {
+            let subset = |(ready, others): &(usize, usize)| Subset {
+                addresses: vec![Address::default(); *ready],
+                not_ready_addresses: vec![Address::default(); *others],
+                ports: Vec::new(),
+            };
+            let mut subsets: Vec<Subset> = before.iter().map(subset).collect();
+            assert_eq!(truncate(&mut subsets), truncated, "{before:?}");
+            let sizes: Vec<_> = subsets.iter().map(|it| (it.addresses.len(), it.not_ready_addresses.len())).collect();
+            assert_eq!(sizes, want, "{before:?}");
+        }
     }
 
     #[test]

@@ -19,6 +19,8 @@ use crate::replicas::controller_reference;
 use compute::Common;
 use slices::{Author, Ledger, Writer};
 
+/// Tells that an Endpoints object does not have all addresses.
+const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// As upstream's default.
 const MAX_ENDPOINTS: usize = 100;
@@ -66,9 +68,14 @@ pub(crate) fn start(env: &Env) {
     let ledger = Arc::new(Ledger::default());
     let (changed, own) = (queue.clone(), Arc::clone(&ledger));
     endpoints.on_event(move |event| {
-        // Leader election writes such objects, too; they have no Service.
         let (key, meta) = (event.object().key(), &event.object().metadata);
-        if own.came(&key, meta) == Author::Awaited || matches!(event, Event::Delete(_)) {
+        let wake = match (own.came(&key, meta), event) {
+            (Author::Awaited, _) | (_, Event::Delete(_)) => true,
+            // Its Service may have gone while nobody looked. Leader election and users write such objects, too.
+            (Author::Other, Event::Upsert { old: None, .. }) => compute::is_own(meta),
+            _ => false,
+        };
+        if wake {
             changed.add(key);
         }
     });
@@ -175,23 +182,28 @@ impl Legacy {
         if !is_ours(&service) {
             return Ok(Action::Done);
         }
-        let subsets = compute::subsets(&service, &selected(&self.pods, &service));
+        let mut subsets = compute::subsets(&service, &selected(&self.pods, &service));
         let labels = compute::endpoints_labels(&service);
+        let mut annotations = known.as_ref().map(|known| known.metadata.annotations.clone()).unwrap_or_default();
+        annotations.remove(OVER_CAPACITY);
+        if compute::truncate(&mut subsets) {
+            annotations.insert(OVER_CAPACITY.into(), "truncated".into());
+        }
         let mut object = json!({
             "apiVersion": "v1",
             "kind": "Endpoints",
-            "metadata": { "name": key.name, "namespace": key.namespace, "labels": labels },
+            "metadata": { "name": key.name, "namespace": key.namespace, "labels": labels, "annotations": annotations },
+            "subsets": subsets,
         });
         match known {
-            Some(known) if known.subsets == subsets && known.metadata.labels == labels => {}
+            Some(known)
+                if known.subsets == subsets
+                    && (&known.metadata.labels, &known.metadata.annotations) == (&labels, &annotations) => {}
             Some(known) => {
-                object["subsets"] = json!(subsets);
                 object["metadata"]["resourceVersion"] = Value::from(known.metadata.resource_version.as_str());
-                object["metadata"]["annotations"] = json!(known.metadata.annotations);
                 self.ledger.note(key, &self.rest.update(&path, &object).await.doing(doing)?);
             }
             None => {
-                object["subsets"] = json!(subsets);
                 let collection = Path::collection("", "v1", "endpoints", &key.namespace);
                 match self.rest.create(&collection, &object).await {
                     Err(error) if rest::is_namespace_terminating(&error) => {}

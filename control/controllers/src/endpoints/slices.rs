@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use informer::kinds::service_of;
 use informer::queue::{Action, Queue};
 use informer::rest::{self, DeleteOptions, Path, Rest};
-use informer::{Informer, Meta, ObjectKey, Projection};
+use informer::{Event, Informer, Meta, ObjectKey, Projection};
 use serde_json::{Value, json};
 
 use super::compute::{Changes, Common, MANAGED_BY};
@@ -55,9 +55,19 @@ impl Writer {
         let ledger = Arc::new(Ledger::default());
         let (changed, own) = (queue.clone(), Arc::clone(&ledger));
         slices.on_event(move |event| {
+            let of = |slice: &EndpointSlice| {
+                let own = slice.metadata.label(MANAGED_BY) == Some(manager);
+                own.then(|| service_of(slice)).flatten()
+            };
             let slice = event.object().as_ref();
-            if slice.metadata.label(MANAGED_BY) == Some(manager)
-                && let Some(key) = service_of(slice)
+            let now = of(slice);
+            // Labels may be changed by anyone: a slice that is taken from a Service is missed there.
+            if let Event::Upsert { old: Some(old), .. } = event
+                && let Some(key) = of(old).filter(|key| Some(key) != now.as_ref())
+            {
+                changed.add(key);
+            }
+            if let Some(key) = now
                 && own.came(&key, &slice.metadata) != Author::Itself
             {
                 changed.add(key);
