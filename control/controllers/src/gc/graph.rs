@@ -119,8 +119,11 @@ impl Graph {
         }
         let changed = *old_owners != *entry.owners;
         if changed && settled {
-            let missing = |owner: &Owner| self.entries.get(&owner.uid).is_none_or(|owner| owner.foreground);
-            if entry.owners.iter().any(missing) {
+            let named = entry.owners.iter().zip(&meta.owner_references);
+            let misnamed = |(owner, reference): (&Owner, &OwnerReference)| {
+                self.entries.get(&owner.uid).is_some_and(|owner| *owner.name != *reference.name)
+            };
+            if named.into_iter().any(misnamed) || self.is_suspect(&entry) {
                 tasks.push(Task::Check(uid));
             }
             // An owner that waits for dependents may have waited for this one.
@@ -151,9 +154,18 @@ impl Graph {
 
     /// All resources are known now: what is to be looked at of what came before.
     pub(super) fn settle(&self) -> Vec<Task> {
-        let missing = |owner: &Owner| self.entries.get(&owner.uid).is_none_or(|owner| owner.foreground);
-        let suspects = self.entries.iter().filter(|(_, entry)| entry.owners.iter().any(missing));
+        let suspects = self.entries.iter().filter(|(_, entry)| self.is_suspect(entry));
         suspects.map(|(uid, _)| Task::Check(*uid)).collect()
+    }
+
+    /// Whether an owner of this object is not known, is waiting for its dependents, or is in another namespace, where it can
+    /// own nothing of this one.
+    fn is_suspect(&self, entry: &Entry) -> bool {
+        let strange = |namespace: &str| !namespace.is_empty() && *namespace != *entry.namespace;
+        let suspect = |owner: &Owner| {
+            self.entries.get(&owner.uid).is_none_or(|owner| owner.foreground || strange(&owner.namespace))
+        };
+        entry.owners.iter().any(suspect)
     }
 
     pub(super) fn get(&self, uid: Uid) -> Option<&Entry> {
@@ -236,7 +248,7 @@ mod tests {
 
     fn object(uid: &str, owners: &[(&str, bool)], deleting: Option<&str>) -> Partial {
         let owners: Vec<Value> =
-            owners.iter().map(|(uid, blocks)| json!({"uid": uid, "blockOwnerDeletion": blocks})).collect();
+            owners.iter().map(|(uid, blocks)| json!({"uid": uid, "name": uid, "blockOwnerDeletion": blocks})).collect();
         let mut value = json!({"metadata": {"name": uid, "uid": uid, "ownerReferences": owners}});
         if let Some(finalizer) = deleting {
             value["metadata"]["deletionTimestamp"] = json!("now");
@@ -267,6 +279,24 @@ mod tests {
         assert_eq!(graph.settle(), [check("b")]);
         graph.upsert(0, object("a", &[], None), false);
         assert_eq!(graph.settle(), []);
+    }
+
+    #[test]
+    fn owners_elsewhere_or_of_another_name_are_suspect() {
+        let inside = |namespace: &str, object: Partial| Partial {
+            metadata: PartialMeta { namespace: namespace.into(), ..object.metadata },
+        };
+        let mut graph = Graph::default();
+        graph.upsert(0, inside("x", object("a", &[], None)), false);
+        graph.upsert(0, object("cluster", &[], None), false);
+        graph.upsert(0, inside("y", object("b", &[("a", true)], None)), false);
+        graph.upsert(0, inside("x", object("c", &[("a", true), ("cluster", true)], None)), false);
+        assert_eq!(graph.settle(), [check("b")]);
+        assert_eq!(graph.upsert(0, inside("y", object("d", &[("a", true)], None)), true), [check("d")]);
+        assert_eq!(graph.upsert(0, inside("x", object("e", &[("a", true)], None)), true), []);
+        let mut misnamed = inside("x", object("f", &[("a", true)], None));
+        misnamed.metadata.owner_references[0].name = "b".into();
+        assert_eq!(graph.upsert(0, misnamed, true), [check("f")]);
     }
 
     #[test]

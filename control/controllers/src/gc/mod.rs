@@ -12,6 +12,7 @@ use apimachinery::gvk::parse_api_version;
 use apimachinery::meta;
 use apimachinery::resources::{self, Resource};
 use informer::queue::{Action, Queue};
+use informer::recorder::{EventType, ObjectRef, Recorder};
 use informer::rest::{self, DeleteOptions, Path, Propagation, Rest};
 use informer::source::{self, Sink, Target};
 use serde_json::{Value, json};
@@ -25,6 +26,7 @@ const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8
 
 struct Collector {
     rest: Rest,
+    recorder: Recorder,
     resources: Vec<&'static Resource>,
     graph: Mutex<Graph>,
     queue: Queue<Task>,
@@ -57,6 +59,7 @@ pub(crate) fn start(env: &Env) {
     let resources = watched();
     let collector = Arc::new(Collector {
         rest: env.rest(CONTROLLER),
+        recorder: env.recorder(CONTROLLER),
         graph: Mutex::default(),
         queue: Queue::new("garbage-collector"),
         missing: AtomicUsize::new(resources.len()),
@@ -110,8 +113,12 @@ impl Collector {
     }
 
     fn change(&self, change: impl FnOnce(&mut Graph, bool) -> Vec<Task>) {
-        let settled = *self.settled.borrow();
-        let tasks = change(&mut self.graph(), settled);
+        let tasks = {
+            let mut graph = self.graph();
+            // Asked under the lock, or what comes while the graph settles would be looked at neither then nor now.
+            let settled = *self.settled.borrow();
+            change(&mut graph, settled)
+        };
         tasks.into_iter().for_each(|task| self.queue.add(task));
     }
 
@@ -152,7 +159,11 @@ impl Collector {
         let owners = meta::owner_references(&live);
         let mut states = Vec::with_capacity(owners.len());
         for owner in owners {
-            states.push(self.owner_state(owner, &entry).await?);
+            let state = self.owner_state(owner, &entry).await?;
+            if state == OwnerState::Dangling {
+                self.tell_if_elsewhere(owner, &entry, &live);
+            }
+            states.push(state);
         }
         let has_dependents = self.graph().dependents_of(uid).next().is_some();
         match judge(&states, has_dependents) {
@@ -219,6 +230,30 @@ impl Collector {
             }
             Some(_) => OwnerState::Solid,
         })
+    }
+
+    /// Says so if an owner that is not there is in another namespace: somebody meant it to own this object.
+    fn tell_if_elsewhere(&self, owner: &Value, dependent: &Entry, live: &Value) {
+        let text = |field: &str| owner[field].as_str().unwrap_or_default();
+        let namespace = self.graph().get(parse_uid(text("uid"))).map(|owner| owner.namespace.clone());
+        if namespace.is_none_or(|namespace| namespace.is_empty() || namespace == dependent.namespace) {
+            return;
+        }
+        let resource = self.resources[usize::from(dependent.resource)];
+        let object = ObjectRef {
+            api_version: resource.api_version(),
+            kind: resource.kind.to_string(),
+            namespace: dependent.namespace.to_string(),
+            name: dependent.name.to_string(),
+            uid: meta::uid(live).to_owned(),
+            ..ObjectRef::default()
+        };
+        let [api_version, kind, name, uid] = ["apiVersion", "kind", "name", "uid"].map(text);
+        let namespace = &dependent.namespace;
+        let message = format!(
+            "ownerRef [{api_version}/{kind}, namespace: {namespace}, name: {name}, uid: {uid}] does not exist in namespace \"{namespace}\""
+        );
+        self.recorder.event(&object, EventType::Warning, "OwnerRefInvalidNamespace", message);
     }
 
     /// Lets go an object whose blocking dependents are gone, and sees to those that are not.
