@@ -75,11 +75,11 @@ fn fate(
 ) -> Fate {
     let mut earliest: Option<Duration> = None;
     for taint in taints.iter().filter(|taint| taint.effect == "NoExecute") {
-        let mut borne = tolerations.iter().filter(|toleration| toleration.tolerates(taint)).peekable();
-        if borne.peek().is_none() {
+        // As upstream, the first one counts.
+        let Some(borne) = tolerations.iter().find(|toleration| toleration.tolerates(taint)) else {
             return Fate::GoesIn(Duration::ZERO);
-        }
-        let Some(seconds) = borne.filter_map(|toleration| toleration.toleration_seconds).min() else { continue };
+        };
+        let Some(seconds) = borne.toleration_seconds else { continue };
         let added = taint.time_added.as_deref().and_then(|text| text.parse::<Timestamp>().ok());
         let met = added.map_or(noticed, |added| created.map_or(added, |created| added.max(created)));
         let passed = Duration::try_from(now.duration_since(met)).unwrap_or_default();
@@ -101,7 +101,12 @@ impl Controller {
         let noticed = self.noticed().get(key).filter(|(known, _)| known == uid).map_or(now, |(_, since)| *since);
         let created = pod.metadata.creation_timestamp.as_deref().and_then(|text| text.parse().ok());
         match fate(taints.unwrap_or_default(), &pod.spec.tolerations, created, noticed, now) {
-            Fate::Stays => drop(self.noticed().remove(key)),
+            Fate::Stays => {
+                let was_to_go = self.noticed().remove(key).is_some_and(|(known, _)| known == *uid);
+                if was_to_go && !pod.metadata.is_deleting() {
+                    self.tell(&pod, format!("Cancelling deletion of Pod {key}"));
+                }
+            }
             Fate::GoesIn(left) if !left.is_zero() => {
                 self.noticed().insert(key.clone(), (uid.clone(), noticed));
                 return Ok(Action::RequeueAfter(left));
@@ -118,12 +123,15 @@ impl Controller {
         self.noticed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn tell(&self, pod: &Pod, message: String) {
+        let about = ObjectRef::of("v1", "Pod", &pod.metadata);
+        self.recorder.event(&about, EventType::Normal, "TaintManagerEviction", message);
+    }
+
     async fn evict(&self, pod: &Pod) -> Result<()> {
         let (path, key) = (path_of(pod), pod.key());
         let doing = || format!("evict pod {key}");
-        let message = format!("Marking for deletion Pod {key}");
-        let about = ObjectRef::of("v1", "Pod", &pod.metadata);
-        self.recorder.event(&about, EventType::Normal, "TaintManagerEviction", message);
+        self.tell(pod, format!("Marking for deletion Pod {key}"));
         let patch = json!({
             "metadata": { "uid": pod.metadata.uid },
             "status": {
@@ -177,6 +185,8 @@ mod tests {
                 vec![bear("a", Some(100)), bear("b", Some(90))],
                 goes(30),
             ),
+            (vec![taint("a", "NoExecute")], vec![bear("", None), bear("a", Some(300))], Fate::Stays),
+            (vec![taint("a", "NoExecute")], vec![bear("a", Some(-1))], goes(0)),
         ];
         for (taints, tolerations, want) in cases {
             assert_eq!(fate(&taints, &tolerations, created, noticed, now), want, "{taints:?} {tolerations:?}");
