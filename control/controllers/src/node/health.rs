@@ -1,5 +1,6 @@
 //! Whether nodes live. A node renews its Lease; when that stops for too long its conditions become Unknown, its pods unready,
-//! and taints keep new pods off and let old ones be evicted.
+//! and taints keep new pods off and let old ones be evicted. Where no node is ready nobody is evicted: it is more likely that
+//! this side is cut off, and there is nowhere to go.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -60,6 +61,18 @@ pub(super) fn start(env: &Env) {
             changed.add(name.clone());
         }
     });
+    let (all, changed) = (nodes.clone(), queue.clone());
+    nodes.on_event(move |event| {
+        let (before, now) = match event {
+            Event::Upsert { old, new } => (old.as_deref().is_some_and(is_ready), is_ready(new)),
+            Event::Delete(last) => (is_ready(last), false),
+        };
+        // It may have been the only one, which matters to all others.
+        if before != now {
+            let others = all.list().into_iter().filter(|node| !is_ready(node));
+            others.for_each(|node| changed.add(node.metadata.name.clone()));
+        }
+    });
     let (this, changed) = (Arc::clone(&controller), queue.clone());
     nodes.on_event(move |event| match event {
         Event::Upsert { old: None, new } => {
@@ -86,16 +99,20 @@ pub(super) fn start(env: &Env) {
     env.run(queue, 4, known, controller, |this, name| async move { this.reconcile(&name).await });
 }
 
-/// What is wanted of a node's taints: those of its conditions; others stay. None if they are so already.
-fn taints(node: &Node, now: &str) -> Option<Vec<Taint>> {
+fn is_ready(node: &Node) -> bool {
+    node.condition("Ready").is_some_and(|ready| ready.status == "True")
+}
+
+/// What is wanted of a node's taints: those of its conditions; others stay. `evict` says whether pods are to leave a node that
+/// is not ready. None if they are so already.
+fn taints(node: &Node, evict: bool, now: &str) -> Option<Vec<Taint>> {
     let status = |kind: &str| node.condition(kind).map(|condition| condition.status.as_str());
+    let effects: &[&str] = if evict { &["NoSchedule", "NoExecute"] } else { &["NoSchedule"] };
     let mut wanted: Vec<Taint> = Vec::new();
     match status("Ready") {
         Some("True") => {}
-        Some("False") => wanted.extend(["NoSchedule", "NoExecute"].map(|effect| Taint::new(NOT_READY, effect))),
-        Some("Unknown") => {
-            wanted.extend(["NoSchedule", "NoExecute"].map(|effect| Taint::new(UNREACHABLE, effect)));
-        }
+        Some("False") => wanted.extend(effects.iter().map(|effect| Taint::new(NOT_READY, effect))),
+        Some("Unknown") => wanted.extend(effects.iter().map(|effect| Taint::new(UNREACHABLE, effect))),
         // A node that has not said anything yet is not ready, but nothing runs there that should go.
         _ => wanted.push(Taint::new(NOT_READY, "NoSchedule")),
     }
@@ -189,7 +206,8 @@ impl Controller {
                 return Ok(Action::Done);
             }
         }
-        if let Some(taints) = taints(&node, &now_rfc3339()) {
+        let evict = self.nodes.list().iter().any(|node| is_ready(node));
+        if let Some(taints) = taints(&node, evict, &now_rfc3339()) {
             let patch = json!({
                 "metadata": { "uid": node.metadata.uid, "resourceVersion": node.metadata.resource_version },
                 "spec": { "taints": taints },
@@ -213,8 +231,12 @@ impl Controller {
                 },
             });
             match self.rest.strategic_merge(&path_of(pod.as_ref()).child("status"), &patch).await {
-                Err(error) if rest::is_conflict(&error) => {}
-                other => drop(rest::absent_is_none(other).doing(|| format!("mark pod {} not ready", pod.key()))?),
+                Ok(_) => {
+                    let about = ObjectRef::of("v1", "Pod", &pod.metadata);
+                    self.recorder.event(&about, EventType::Warning, "NodeNotReady", "Node is not ready");
+                }
+                Err(error) if rest::is_conflict(&error) || rest::is_not_found(&error) => {}
+                Err(error) => return Err(error).doing(|| format!("mark pod {} not ready", pod.key())),
             }
         }
         Ok(())
@@ -256,9 +278,13 @@ mod tests {
                 let key = taint.key.trim_start_matches("node.kubernetes.io/");
                 format!("{key}:{}:{}", taint.effect, taint.time_added.as_deref().unwrap_or_default())
             };
-            let got = taints(&node, "now").map(|taints| taints.iter().map(show).collect::<Vec<_>>().join(" "));
+            let got = taints(&node, true, "now").map(|taints| taints.iter().map(show).collect::<Vec<_>>().join(" "));
             assert_eq!(got.as_deref(), want);
         }
+        let given_up =
+            json!([{"key": UNREACHABLE, "effect": "NoSchedule"}, {"key": UNREACHABLE, "effect": "NoExecute"}]);
+        let got = taints(&node(Some("Unknown"), false, &given_up), false, "now");
+        assert_eq!(got, Some(vec![Taint::new(UNREACHABLE, "NoSchedule")]), "nobody has to leave");
     }
 
     #[test]

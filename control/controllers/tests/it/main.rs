@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod churn;
+mod leftovers;
+mod nodes;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -121,21 +125,25 @@ impl Cluster {
         self.rest.create(&path, &object).await.unwrap_or_else(|error| panic!("create {resource}: {error}"));
     }
 
-    /// Waits until `wanted` says so of what is at `path` (null if there is nothing). Woken by any change of a pod, and by a timer
-    /// for what is no pod.
-    async fn wait(&self, what: &str, path: &Path, wanted: impl Fn(&Value) -> bool) -> Value {
-        let mut last = Value::Null;
+    /// Waits until `done` says so; false if that takes too long. Woken by any change of a pod, and by a timer for what is no pod.
+    async fn until(&self, mut done: impl AsyncFnMut() -> bool) -> bool {
         let waiting = async {
             let mut changed = self.pods.changed();
-            loop {
-                last = self.rest.get_opt(path).await.unwrap().unwrap_or_default();
-                if wanted(&last) {
-                    return;
-                }
+            while !done().await {
                 let _ = tokio::time::timeout(Duration::from_millis(20), changed.changed()).await;
             }
         };
-        let in_time = tokio::time::timeout(DEADLINE, waiting).await.is_ok();
+        tokio::time::timeout(DEADLINE, waiting).await.is_ok()
+    }
+
+    /// Waits until `wanted` says so of what is at `path` (null if there is nothing).
+    async fn wait(&self, what: &str, path: &Path, wanted: impl Fn(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        let in_time = self.until(async || {
+            last = self.rest.get_opt(path).await.unwrap().unwrap_or_default();
+            wanted(&last)
+        });
+        let in_time = in_time.await;
         assert!(in_time, "waited for {what} at {}, last seen {last:#}", path.as_str());
         last
     }
