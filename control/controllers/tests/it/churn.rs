@@ -1,20 +1,26 @@
 //! Whatever is done to workloads and in whatever order: in the end there is what was asked for, once.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use informer::rest::{DeleteOptions, Path, Propagation};
 use serde_json::{Value, json};
 
-use crate::{Cluster, deployment};
+use crate::{Cluster, Disk, deployment};
 
-const SEEDS: std::ops::Range<u64> = 1..5;
+const SEEDS: std::ops::Range<u64> = 1..4;
 const STEPS: usize = 120;
+const KILLS: usize = 8;
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
 /// Numbers that look like chance and are the same every time (xorshift).
 struct Dice(u64);
 
 impl Dice {
+    fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
     fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -241,30 +247,70 @@ fn service_of(slice: &Value) -> &str {
     slice["metadata"]["labels"]["kubernetes.io/service-name"].as_str().unwrap_or_default()
 }
 
+/// Does something three times at once.
+async fn three_steps(cluster: &Cluster, dice: &mut Dice) {
+    let [mut one, mut two, mut three] = [0; 3].map(|_| dice.fork());
+    tokio::join!(step(cluster, &mut one), step(cluster, &mut two), step(cluster, &mut three));
+}
+
+async fn settle(cluster: &Cluster, seed: u64) {
+    let mut wrong = Vec::new();
+    let settled = cluster.until(async || {
+        wrong = World::of(cluster).await.complaints();
+        wrong.is_empty()
+    });
+    let settled = settled.await;
+    assert!(settled, "seed {seed}: {wrong:#?}");
+    // Also those that nobody owns any more, or the node would fill up.
+    cluster.rest.delete(&collection("", "pods"), &DeleteOptions::default()).await.unwrap();
+    // The node lives, however slow this machine is.
+    let lease = Path::object("coordination.k8s.io", "v1", "leases", "kube-node-lease", "n1");
+    let renewed = json!({"spec": {"renewTime": format!("2026-01-01T00:00:{seed:02}.000000Z")}});
+    cluster.rest.merge(&lease, &renewed).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn in_the_end_there_is_what_was_asked_for() {
     let cluster = Cluster::start().await;
     cluster.node("n1").await;
     cluster.shop().await;
     for seed in SEEDS {
-        let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        // The node lives, however slow this machine is.
-        let lease = Path::object("coordination.k8s.io", "v1", "leases", "kube-node-lease", "n1");
-        let renewed = json!({"spec": {"renewTime": format!("2026-01-01T00:00:{seed:02}.000000Z")}});
-        cluster.rest.merge(&lease, &renewed).await.unwrap();
-        // Also those that nobody owns any more, or it would fill up.
-        cluster.rest.delete(&collection("", "pods"), &DeleteOptions::default()).await.unwrap();
+        let mut dice = Dice::new(seed);
         for _ in 0..STEPS / 3 {
-            let [mut one, mut two, mut three] = [0; 3].map(|_| dice.fork());
-            tokio::join!(step(&cluster, &mut one), step(&cluster, &mut two), step(&cluster, &mut three));
+            three_steps(&cluster, &mut dice).await;
         }
-        let mut wrong = Vec::new();
-        let settled = cluster.until(async || {
-            wrong = World::of(&cluster).await.complaints();
-            wrong.is_empty()
-        });
-        let settled = settled.await;
-        assert!(settled, "seed {seed}: {wrong:#?}");
+        settle(&cluster, seed).await;
     }
     cluster.stop().await;
+}
+
+#[test]
+fn a_server_that_is_killed_at_any_moment_goes_on() {
+    let disk = Disk::empty();
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(2).enable_all().build().unwrap()
+    };
+    for seed in SEEDS {
+        let mut dice = Dice::new(seed);
+        for _ in 0..KILLS {
+            let running = runtime();
+            running.block_on(async {
+                let cluster = Cluster::start_on(&disk).await;
+                cluster.node("n1").await;
+                cluster.shop().await;
+                for _ in 0..dice.below(STEPS / KILLS) {
+                    three_steps(&cluster, &mut dice).await;
+                }
+            });
+            // All its tasks end where they are: between two writes of a controller, too.
+            running.shutdown_timeout(Duration::from_secs(10));
+        }
+        runtime().block_on(async {
+            let cluster = Cluster::start_on(&disk).await;
+            cluster.node("n1").await;
+            settle(&cluster, seed).await;
+            cluster.stop().await;
+        });
+    }
 }

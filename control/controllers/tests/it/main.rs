@@ -5,6 +5,7 @@
 mod churn;
 mod leftovers;
 mod nodes;
+mod sets;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -39,16 +40,31 @@ struct Cluster {
     pods: Informer<Pod>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
-    _dir: tempfile::TempDir,
+}
+
+/// What a server finds when it starts.
+struct Disk {
+    store: Arc<MemoryStore>,
+    dir: tempfile::TempDir,
+}
+
+impl Disk {
+    fn empty() -> Disk {
+        Disk { store: Arc::new(MemoryStore::new()), dir: tempfile::tempdir().unwrap() }
+    }
 }
 
 impl Cluster {
     async fn start() -> Cluster {
+        Self::start_on(&Disk::empty()).await
+    }
+
+    async fn start_on(disk: &Disk) -> Cluster {
         let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_test_writer().try_init();
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let (dir, local) = (tempfile::tempdir().unwrap(), IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let config = apiserver::Config {
-            data_dir: dir.path().to_owned(),
+            data_dir: disk.dir.path().to_owned(),
             bind_address: local,
             port: 0,
             advertise_address: local,
@@ -61,8 +77,7 @@ impl Cluster {
             version: "test".into(),
         };
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
-        let server =
-            ApiServer::start(config, Arc::new(MemoryStore::new()), tasks.clone(), shutdown.clone()).await.unwrap();
+        let server = ApiServer::start(config, disk.store.clone(), tasks.clone(), shutdown.clone()).await.unwrap();
         let scheduler = server.client("system:kube-scheduler", &["system:authenticated"]);
         scheduler::Scheduler::start(scheduler, &tasks, shutdown.clone());
         let config = ControllersConfig {
@@ -81,7 +96,7 @@ impl Cluster {
         controllers::start(config, Arc::new(client_for), &tasks, shutdown.clone());
         let admin = server.client("admin", &["system:masters", "system:authenticated"]);
         let pods = Informer::<Pod>::builder(admin.clone()).start(&tasks, shutdown.clone());
-        Cluster { rest: Rest::new(admin), pods, tasks, shutdown, _dir: dir }
+        Cluster { rest: Rest::new(admin), pods, tasks, shutdown }
     }
 
     async fn stop(self) {
@@ -93,7 +108,7 @@ impl Cluster {
     /// Makes the namespace that most happens in, with what pods there need.
     async fn shop(&self) {
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}});
-        self.create("", "v1", "namespaces", object).await;
+        self.ensure(&Path::collection("", "v1", "namespaces", ""), &object).await;
         let account = Path::object("", "v1", "serviceaccounts", "shop", "default");
         self.wait("the default account", &account, |it| !it.is_null()).await;
     }
@@ -101,11 +116,11 @@ impl Cluster {
     /// Brings a Ready node, and plays its kubelet: pods that come run, pods that are to go are gone.
     async fn node(&self, name: &str) {
         let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}});
-        self.rest.create(&Path::collection("", "v1", "nodes", ""), &node).await.unwrap();
+        self.ensure(&Path::collection("", "v1", "nodes", ""), &node).await;
         let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name},
                            "spec": {"holderIdentity": name}});
         let leases = Path::collection("coordination.k8s.io", "v1", "leases", "kube-node-lease");
-        self.rest.create(&leases, &lease).await.unwrap();
+        self.ensure(&leases, &lease).await;
         let resources = json!({"cpu": "4", "memory": "8Gi", "pods": "110"});
         let status = json!({"status": {"capacity": resources, "allocatable": resources,
             "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "ok"}]}});
@@ -117,6 +132,12 @@ impl Cluster {
                 tasks.spawn(play_kubelet(rest.clone(), Arc::clone(pod)));
             }
         });
+    }
+
+    /// Creates what a former server may have left.
+    async fn ensure(&self, collection: &Path, object: &Value) {
+        let created = self.rest.create(collection, object).await;
+        assert!(!created.is_err_and(|error| !informer::rest::is_already_exists(&error)));
     }
 
     async fn create(&self, group: &str, version: &str, resource: &str, object: Value) {
