@@ -5,7 +5,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
-use hickory_proto::rr::{DNSClass, Name, RecordType};
+use hickory_proto::rr::{DNSClass, Name, Record, RecordType};
+use hickory_proto::serialize::binary::{BinEncodable as _, BinEncoder};
+use rand::seq::SliceRandom as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
@@ -19,6 +21,8 @@ use super::zone::{Outcome, Zone};
 const PLAIN_LIMIT: u16 = 512;
 /// The most we send over UDP, whatever a client says: what fits an unfragmented packet.
 const UDP_LIMIT: u16 = 1232;
+/// What our EDNS record takes: the root's name, no options.
+const EDNS_SIZE: u16 = 11;
 const MAX_QUERY: usize = 4096;
 /// Forwarded queries in flight.
 const FORWARDED: usize = 1024;
@@ -143,6 +147,10 @@ impl Server {
             return Plan::Ignore;
         }
         let mut answer = reply(&query);
+        if query.edns.as_ref().is_some_and(|edns| edns.version() > 0) {
+            answer.metadata.response_code = ResponseCode::BADVERS;
+            return Plan::Answer(Box::new(answer));
+        }
         if query.metadata.op_code != OpCode::Query {
             answer.metadata.response_code = ResponseCode::NotImp;
             return Plan::Answer(Box::new(answer));
@@ -161,12 +169,13 @@ impl Server {
             Outcome::Elsewhere => return Plan::Forward,
             Outcome::NoSuchName => {
                 answer.metadata.response_code = ResponseCode::NXDomain;
-                answer.add_authority(zone.soa());
+                answer.add_authority(zone.soa(question.name()));
             }
-            Outcome::Answer { answers, extra } => {
+            Outcome::Answer { mut answers, extra } => {
                 if answers.is_empty() {
-                    answer.add_authority(zone.soa());
+                    answer.add_authority(zone.soa(question.name()));
                 }
+                shuffle(&mut answers);
                 answer.add_answers(answers);
                 answer.add_additionals(extra);
             }
@@ -239,23 +248,51 @@ fn udp_limit(query: &[u8]) -> u16 {
     edns.map_or(PLAIN_LIMIT, |edns| edns.max_payload().clamp(PLAIN_LIMIT, UDP_LIMIT))
 }
 
-/// Encodes; what does not fit is left out whole, and the client told to ask over TCP.
+/// Gives each client another first address, for those that take no other. What leads there by aliases stays before them.
+fn shuffle(answers: &mut [Record]) {
+    let is_address = |record: &Record| matches!(record.record_type(), RecordType::A | RecordType::AAAA);
+    if let Some(first) = answers.iter().position(is_address) {
+        answers[first..].shuffle(&mut rand::rng());
+    }
+}
+
+/// Encodes within the limit. Where not all fits, the client is told to ask over TCP and gets the answers that do: some
+/// resolvers (musl's before 1.2.4) never ask over TCP and make do with them.
 fn encode(message: &Message, limit: u16) -> Vec<u8> {
-    let whole = message.to_vec().unwrap_or_default();
-    if !whole.is_empty() && whole.len() <= usize::from(limit) {
+    let whole = emit(message, limit);
+    if !is_truncated(&whole) {
         return whole;
     }
     // What is only helpful goes first.
     let mut short = message.clone();
     short.additionals.clear();
-    let shorter = short.to_vec().unwrap_or_default();
-    if !shorter.is_empty() && shorter.len() <= usize::from(limit) {
+    let shorter = emit(&short, limit);
+    if !is_truncated(&shorter) {
         return shorter;
     }
-    short.answers.clear();
+    // The EDNS record comes last and must not be what is left out.
     short.authorities.clear();
+    let edns = short.edns.take();
+    let fitting = emit(&short, if edns.is_some() { limit - EDNS_SIZE } else { limit });
+    short.answers.truncate(fitting.get(6..8).map_or(0, |count| usize::from(u16::from_be_bytes([count[0], count[1]]))));
     short.metadata.truncation = true;
-    short.to_vec().unwrap_or_default()
+    short.edns = edns;
+    emit(&short, limit)
+}
+
+/// Encodes; leaves out records that do not fit, and says so in the header.
+fn emit(message: &Message, limit: u16) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(usize::from(PLAIN_LIMIT));
+    let mut encoder = BinEncoder::new(&mut bytes);
+    encoder.set_max_size(limit);
+    if message.emit(&mut encoder).is_err() {
+        return Vec::new();
+    }
+    bytes
+}
+
+fn is_truncated(answer: &[u8]) -> bool {
+    answer.get(2).is_some_and(|flags| flags & 0x02 != 0)
 }
 
 async fn send(socket: &UdpSocket, answer: &[u8], to: SocketAddr) {

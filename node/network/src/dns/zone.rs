@@ -15,6 +15,8 @@ use crate::cidr::Cidr;
 const TTL: u32 = 5;
 /// Seconds for what does not change.
 const LONG_TTL: u32 = 30;
+/// `in-addr.arpa` or `ip6.arpa`.
+const REVERSE_LABELS: usize = 2;
 /// How many names in this zone an ExternalName may lead through.
 const MAX_ALIASES: usize = 8;
 
@@ -242,7 +244,7 @@ impl Zone {
 
     fn apex(&self, kind: RecordType) -> Found {
         match kind {
-            RecordType::SOA => Found::only(vec![self.soa()]),
+            RecordType::SOA => Found::only(vec![self.soa(&self.domain)]),
             RecordType::NS => {
                 let server = self.name("ns.dns");
                 let answer = record(&self.domain, LONG_TTL, RData::NS(NS(server.clone())));
@@ -252,10 +254,12 @@ impl Zone {
         }
     }
 
-    /// The record that goes with "no such name" and "none of this type".
-    pub(super) fn soa(&self) -> Record {
+    /// The record that goes with "no such name" and "none of this type": of the zone that the name is in, since resolvers
+    /// do not believe one of another.
+    pub(super) fn soa(&self, name: &Name) -> Record {
         let soa = SOA::new(self.name("ns.dns"), self.name("hostmaster"), self.serial, 7200, 1800, 86400, TTL);
-        record(&self.domain, TTL, RData::SOA(soa))
+        let zone = if self.inside(name).is_some() { self.domain.clone() } else { name.trim_to(REVERSE_LABELS) };
+        record(&zone, TTL, RData::SOA(soa))
     }
 
     fn service(&self, name: &Name, namespace: &str, service: &str, kind: RecordType) -> Found {
@@ -265,6 +269,10 @@ impl Zone {
                 Ok(target) => Found::Alias(target),
                 Err(_) => Found::only(Vec::new()),
             };
+        }
+        // The specification wants no such name while none is ready.
+        if found.headless && found.endpoints.is_empty() {
+            return Found::Nothing;
         }
         if kind == RecordType::SRV {
             return self.service_ports(name, found, name, |_| true);
