@@ -249,3 +249,27 @@ fn a_deleted_table_is_noticed() {
         }
     });
 }
+
+#[test]
+fn conversations_are_forgotten_by_port() {
+    as_node(|_| async {
+        let (pods, cluster) = ("10.244.1.0/24".parse().unwrap(), "10.244.0.0/16".parse().unwrap());
+        // With rules that translate, the kernel remembers who talks.
+        nat::apply(&nat::script(&pods, &cluster, &[NODE_IP].into(), &nat::HostPorts::new())).await.unwrap();
+        let server = std::net::UdpSocket::bind((NODE_IP, 0)).unwrap();
+        let other = std::net::UdpSocket::bind((NODE_IP, 0)).unwrap();
+        let port = |socket: &std::net::UdpSocket| socket.local_addr().unwrap().port();
+        for to in [&server, &server, &other] {
+            std::net::UdpSocket::bind((NODE_IP, 0)).unwrap().send_to(b"?", to.local_addr().unwrap()).unwrap();
+        }
+        let nodes = "192.168.99.0/24".parse().unwrap();
+        for (ports, pods, expected) in [
+            (vec![], &pods, 0),
+            (vec![port(&server)], &nodes, 0),
+            (vec![port(&server)], &pods, 2),
+            (vec![port(&server), port(&other)], &pods, 1),
+        ] {
+            assert_eq!(nat::flows::forget(&ports.into_iter().collect(), pods).await.unwrap(), expected);
+        }
+    });
+}

@@ -175,6 +175,7 @@ impl Network {
             ports: ports.clone(),
             notices,
             losses,
+            led: HostPorts::new(),
             applied: None,
         };
         supervise::spawn("network", tasks, &shutdown.clone(), (keeper, shutdown), |(keeper, shutdown)| {
@@ -247,6 +248,8 @@ struct Keeper {
     ports: watch::Receiver<HostPorts>,
     notices: nat::Notices,
     losses: routes::Losses,
+    /// The host ports that the rules know.
+    led: HostPorts,
     /// What was applied last, unless some of it was lost.
     applied: Option<(routes::Routes, String)>,
 }
@@ -292,6 +295,16 @@ impl Keeper {
         self.applied = None;
     }
 
+    /// A peer outside whose datagrams are remembered to go elsewhere is no reason to keep pods waiting.
+    async fn forget_flows(&mut self, pods: &Cidr, ports: &HostPorts) {
+        match nat::flows::forget(&nat::flows::changed(&self.led, ports), pods).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "conversations over UDP begin anew: their host ports lead elsewhere"),
+            Err(error) => tracing::warn!(%error, "peers outside may go on sending to host ports' former pods"),
+        }
+        self.led.clone_from(ports);
+    }
+
     async fn apply(&mut self) -> Result<(), NetworkError> {
         let all = self.nodes.list();
         let own = self.nodes.get(&ObjectKey::cluster(self.config.node_name.clone()));
@@ -309,6 +322,7 @@ impl Keeper {
         routes::apply(&self.handle, &routes).await?;
         self.server.restore_routes().await?;
         nat::apply(&rules).await?;
+        self.forget_flows(&range, &ports).await;
         tracing::info!(pods = %range, routes = routes.len(), host_ports = ports.len(), "the pod network is ready");
         self.server.host_ports_lead(ports);
         self.applied = Some((routes, rules));

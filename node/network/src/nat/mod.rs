@@ -4,6 +4,7 @@
 //! Traffic between pods, and between pods and nodes, keeps its addresses. Who connects to a host port on the node itself
 //! is served by the proxy's programs and never comes here. (eBPF at the uplink is to replace all of this.)
 
+pub(crate) mod flows;
 mod notices;
 
 use std::collections::{BTreeMap, BTreeSet};
