@@ -9,7 +9,7 @@ use aya_ebpf::{
 
 use crate::{
     family::Family,
-    maps::{SETTINGS, count},
+    maps::{SETS_ERRORS, SETTINGS, count},
 };
 
 /// What a hook returns to let the call go on.
@@ -30,7 +30,7 @@ pub enum Choice<A: Family> {
 
 impl<A: Family> Choice<A> {
     /// Makes it so; gives what the hook returns. A refusal ends the system call as if a host had answered that nobody
-    /// listens.
+    /// listens; where a program cannot say so, the socket is sent where nobody ever listens.
     #[inline(always)]
     pub fn carry_out(self, ctx: &SockAddrContext, write: fn(&SockAddrContext, Endpoint<A>)) -> i32 {
         match self {
@@ -39,10 +39,14 @@ impl<A: Family> Choice<A> {
                 write(ctx, backend);
                 PROCEED
             }
-            Self::Refuse => {
+            Self::Refuse if SETS_ERRORS.load() != 0 => {
                 // SAFETY: allowed in connect and sendmsg hooks, which alone call this.
                 unsafe { bpf_set_retval(-ECONNREFUSED) };
                 REJECT
+            }
+            Self::Refuse => {
+                write(ctx, Endpoint { addr: A::LOOPBACK, port: 0, flags: 0, pad: A::Pad::default() });
+                PROCEED
             }
         }
     }

@@ -26,6 +26,8 @@ pub struct Maps<A: Address> {
 
 /// [`V4`], for IPv4 and IPv4 inside an IPv6 socket, or [`V6`].
 pub trait Family: Address {
+    /// The loopback address.
+    const LOOPBACK: Self;
     /// Its maps.
     fn maps() -> Maps<Self>;
     /// Whether two addresses are the same.
@@ -37,6 +39,8 @@ pub trait Family: Address {
 }
 
 impl Family for V4 {
+    const LOOPBACK: Self = 0x7f00_0001_u32.to_be();
+
     #[inline(always)]
     fn maps() -> Maps<Self> {
         Maps {
@@ -71,6 +75,8 @@ impl Family for V4 {
 }
 
 impl Family for V6 {
+    const LOOPBACK: Self = [0, 0, 0, 1_u32.to_be()];
+
     #[inline(always)]
     fn maps() -> Maps<Self> {
         Maps {

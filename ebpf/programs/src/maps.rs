@@ -4,6 +4,7 @@
 
 use abi::{Affinity, AffinityKey, Connected, Endpoint, ReverseKey, Service, ServiceKey, V4, V6, metric, setting};
 use aya_ebpf::{
+    Global,
     bindings::BPF_F_NO_PREALLOC,
     btf_maps::SkStorage,
     macros::{btf_map, map},
@@ -54,6 +55,11 @@ pub static METRICS: PerCpuArray<u64> = PerCpuArray::pinned(metric::COUNT, 0);
 /// What the loader tells the programs, indexed by [`abi::setting`].
 #[map]
 pub static SETTINGS: Array<u64> = Array::pinned(setting::COUNT, 0);
+
+/// Whether this kernel lets a program say with which error a call ends; the loader sets it. Linux 5.18 and later do. Its
+/// verifier follows no branch that a constant excludes, so one that does not know the helper never meets the call.
+#[unsafe(no_mangle)]
+pub static SETS_ERRORS: Global<u8> = Global::new(1);
 
 /// Adds one to a counter of this CPU.
 #[inline(always)]

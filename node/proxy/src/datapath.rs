@@ -99,7 +99,15 @@ pub(crate) fn load(pin_dir: &Path) -> Result<(Programs, Maps), DatapathError> {
     for directory in [&maps, &links] {
         fs::create_dir_all(directory).map_err(failed("create", directory))?;
     }
-    let loaded = EbpfLoader::new().btf(None).default_map_pin_directory(&maps).load(OBJECT);
+    load_for(pin_dir, sys::sets_errors())
+}
+
+/// The same for a kernel where a program sets the error of a call, or where it cannot.
+pub(crate) fn load_for(pin_dir: &Path, sets_errors: bool) -> Result<(Programs, Maps), DatapathError> {
+    let sets_errors = u8::from(sets_errors);
+    let mut loader = EbpfLoader::new();
+    loader.btf(None).default_map_pin_directory(&maps).override_global("SETS_ERRORS", &sets_errors, true);
+    let loaded = loader.load(OBJECT);
     let mut loaded = loaded.map_err(|error| DatapathError::Load(error.into()))?;
     for (name, _) in HOOKS {
         program(&mut loaded, name)?.load().map_err(|error| DatapathError::Load(error.into()))?;

@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+const BPF_PROG_LOAD: i32 = 5;
 const BPF_OBJ_PIN: i32 = 6;
 const BPF_OBJ_GET: i32 = 7;
 const BPF_OBJ_GET_INFO_BY_FD: i32 = 15;
@@ -14,6 +15,8 @@ const BPF_LINK_CREATE: i32 = 28;
 const BPF_LINK_UPDATE: i32 = 29;
 const BPF_LINK_DETACH: i32 = 34;
 
+const BPF_PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
+const BPF_CGROUP_INET4_CONNECT: u32 = 10;
 const BPF_LINK_TYPE_CGROUP: u32 = 3;
 const MEMBARRIER_CMD_GLOBAL: i32 = 1;
 const SO_NETNS_COOKIE: i32 = 71;
@@ -42,6 +45,36 @@ fn new_fd(result: i64) -> io::Result<OwnedFd> {
 
 fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Load {
+    kind: u32,
+    count: u32,
+    instructions: u64,
+    license: u64,
+    log: [u32; 4],
+    kernel: u32,
+    flags: u32,
+    name: [u8; 16],
+    interface: u32,
+    attach_type: u32,
+}
+
+/// Whether a program may say with which error a call ends: `bpf_set_retval`, of Linux 5.18.
+pub(crate) fn sets_errors() -> bool {
+    // r1 = -111; call 187; r0 = 1; exit
+    let program: [u64; 4] = [0xffff_ff91_0000_01b7, 187 << 32 | 0x85, 1 << 32 | 0xb7, 0x95];
+    let mut load = Load {
+        kind: BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
+        count: 4,
+        instructions: program.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        attach_type: BPF_CGROUP_INET4_CONNECT,
+        ..Load::default()
+    };
+    bpf(BPF_PROG_LOAD, &mut load).and_then(new_fd).is_ok()
 }
 
 #[repr(C)]
