@@ -38,6 +38,14 @@ pub mod service_flag {
     pub const HOST_PORT: u16 = 2;
 }
 
+/// Flags of the endpoint in a [`SentKey`].
+pub mod sent_flag {
+    /// A backend that was sent to; the value is the frontend that was meant.
+    pub const BACK: u16 = 0;
+    /// A frontend that was meant; the value is the backend that was sent to.
+    pub const FORTH: u16 = 1;
+}
+
 /// Values of the node-address maps.
 pub mod node_address {
     /// An address of this node.
@@ -138,7 +146,7 @@ pub struct Endpoint<A: Address> {
     pub addr: A,
     /// Port, network order.
     pub port: u16,
-    /// Zero.
+    /// Zero, but for [`sent_flag`] in a key.
     pub flags: u16,
     /// Zero.
     pub pad: A::Pad,
@@ -154,14 +162,14 @@ pub struct Connected<A: Address> {
     pub frontend: Endpoint<A>,
 }
 
-/// A backend that an unconnected socket has sent to.
+/// Where an unconnected socket has sent to.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub struct ReverseKey<A: Address> {
+pub struct SentKey<A: Address> {
     /// The socket's cookie.
     pub cookie: u64,
-    /// The backend.
-    pub backend: Endpoint<A>,
+    /// A backend or a frontend, by [`sent_flag`].
+    pub at: Endpoint<A>,
 }
 
 /// A client of a service with session affinity.
@@ -194,8 +202,8 @@ const _: () = {
     assert!(size_of::<Endpoint<V6>>() == 24);
     assert!(size_of::<Connected<V4>>() == 16);
     assert!(size_of::<Connected<V6>>() == 48);
-    assert!(size_of::<ReverseKey<V4>>() == 16);
-    assert!(size_of::<ReverseKey<V6>>() == 32);
+    assert!(size_of::<SentKey<V4>>() == 16);
+    assert!(size_of::<SentKey<V6>>() == 32);
     assert!(size_of::<AffinityKey>() == 16);
     assert!(size_of::<Affinity<V4>>() == 16);
     assert!(size_of::<Affinity<V6>>() == 32);
@@ -203,7 +211,7 @@ const _: () = {
 
 #[cfg(feature = "user")]
 mod user {
-    use crate::{Address, Affinity, AffinityKey, Endpoint, ReverseKey, Service, ServiceKey};
+    use crate::{Address, Affinity, AffinityKey, Endpoint, SentKey, Service, ServiceKey};
 
     macro_rules! pod {
         ($($name:ident),*) => {$(
@@ -211,7 +219,7 @@ mod user {
             unsafe impl<A: Address> aya::Pod for $name<A> {}
         )*};
     }
-    pod!(ServiceKey, Endpoint, ReverseKey, Affinity);
+    pod!(ServiceKey, Endpoint, SentKey, Affinity);
     // SAFETY: as above.
     unsafe impl aya::Pod for Service {}
     // SAFETY: as above.

@@ -52,15 +52,20 @@ impl<A: Family> Choice<A> {
     }
 }
 
-/// Looks the destination up, and chooses among the service's backends.
+/// Looks the destination up, and chooses among the service's backends; `earlier` is where this socket's last one went.
 #[inline(always)]
-pub fn choose<A: Family>(ctx: &SockAddrContext, at: &Endpoint<A>, proto: u8) -> Choice<A> {
+pub fn choose<A: Family>(
+    ctx: &SockAddrContext,
+    at: &Endpoint<A>,
+    proto: u8,
+    earlier: impl FnOnce() -> Option<Endpoint<A>>,
+) -> Choice<A> {
     let Some(service) = find(ctx, at, proto) else { return Choice::Keep };
     if service.count == 0 {
         count(metric::NO_BACKEND);
         return Choice::Refuse;
     }
-    pick(ctx, service)
+    pick(ctx, service, earlier)
 }
 
 /// The service at this destination, as seen from this socket.
@@ -91,9 +96,13 @@ fn find<A: Family>(ctx: &SockAddrContext, at: &Endpoint<A>, proto: u8) -> Option
 }
 
 #[inline(always)]
-fn pick<A: Family>(ctx: &SockAddrContext, service: &Service) -> Choice<A> {
+fn pick<A: Family>(
+    ctx: &SockAddrContext,
+    service: &Service,
+    earlier: impl FnOnce() -> Option<Endpoint<A>>,
+) -> Choice<A> {
     if service.affinity == 0 {
-        return random(service);
+        return earlier().map_or_else(|| random(service), Choice::Use);
     }
     let key = AffinityKey { client: netns(ctx), service: service.id, pad: 0 };
     // SAFETY: takes nothing.

@@ -31,7 +31,7 @@ fn connect<A: Family>(ctx: &SockAddrContext, at: Endpoint<A>, write: fn(&SockAdd
     if proto != proto::TCP && proto != proto::UDP {
         return Choice::<A>::Keep.carry_out(ctx, write);
     }
-    let choice = choose(ctx, &at, proto);
+    let choice = choose(ctx, &at, proto, || None);
     if let Choice::Use(backend) = choice {
         A::maps().remember_connected(ctx, backend, at);
         count(metric::CONNECTED);

@@ -1,6 +1,8 @@
 //! What differs between IPv4 and IPv6: the maps, and where a hook's context keeps the address. All else is written once.
 
-use abi::{Address, Affinity, AffinityKey, Connected, Endpoint, ReverseKey, Service, ServiceKey, V4, V6, scope};
+use abi::{
+    Address, Affinity, AffinityKey, Connected, Endpoint, SentKey, Service, ServiceKey, V4, V6, scope, sent_flag,
+};
 use aya_ebpf::{
     EbpfContext as _,
     btf_maps::SkStorage,
@@ -18,7 +20,7 @@ use crate::maps::{
 pub struct Maps<A: Address> {
     services: &'static HashMap<ServiceKey<A>, Service>,
     backends: &'static Array<Endpoint<A>>,
-    reverse: &'static LruHashMap<ReverseKey<A>, Endpoint<A>>,
+    reverse: &'static LruHashMap<SentKey<A>, Endpoint<A>>,
     affinity: &'static LruHashMap<AffinityKey, Affinity<A>>,
     nodes: &'static HashMap<A, u32>,
     connected: &'static SkStorage<Connected<A>>,
@@ -187,17 +189,22 @@ impl<A: Family> Maps<A> {
         (stored.backend.addr.same(peer.addr) && stored.backend.port == peer.port).then_some(stored.frontend)
     }
 
-    /// Remembers what an unconnected socket meant by sending to `backend`.
+    /// Remembers, by [`sent_flag`], an answer of [`Maps::sent`]. One that is known is only looked at, which costs a fraction.
     #[inline(always)]
-    pub fn remember_sent(&self, ctx: &SockAddrContext, backend: Endpoint<A>, frontend: &Endpoint<A>) {
-        let _ = self.reverse.insert(&ReverseKey { cookie: cookie(ctx), backend }, frontend, 0);
+    pub fn remember_sent(&self, ctx: &SockAddrContext, flags: u16, at: Endpoint<A>, to: Endpoint<A>) {
+        let known = self.sent(ctx, flags, at);
+        if !known.is_some_and(|known| known.addr.same(to.addr) && known.port == to.port) {
+            let key = SentKey { cookie: cookie(ctx), at: Endpoint { flags, ..at } };
+            let _ = self.reverse.insert(&key, &to, 0);
+        }
     }
 
-    /// What an unconnected socket meant when it sent to `peer`.
+    /// By [`sent_flag`]: what an unconnected socket meant when it sent to a backend, or where it was sent for a frontend.
     #[inline(always)]
-    pub fn sent(&self, ctx: &SockAddrContext, peer: Endpoint<A>) -> Option<Endpoint<A>> {
+    pub fn sent(&self, ctx: &SockAddrContext, flags: u16, at: Endpoint<A>) -> Option<Endpoint<A>> {
+        let key = SentKey { cookie: cookie(ctx), at: Endpoint { flags, ..at } };
         // SAFETY: the value is copied at once.
-        unsafe { self.reverse.get(&ReverseKey { cookie: cookie(ctx), backend: peer }) }.copied()
+        unsafe { self.reverse.get(&key) }.copied()
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Hash maps of services are not preallocated: most clusters use a small part of what the largest may need.
 
-use abi::{Affinity, AffinityKey, Connected, Endpoint, ReverseKey, Service, ServiceKey, V4, V6, metric, setting};
+use abi::{Affinity, AffinityKey, Connected, Endpoint, SentKey, Service, ServiceKey, V4, V6, metric, setting};
 use aya_ebpf::{
     Global,
     bindings::BPF_F_NO_PREALLOC,
@@ -17,9 +17,9 @@ pub static SERVICES4: HashMap<ServiceKey<V4>, Service> = HashMap::pinned(131_072
 /// Backends over IPv4, in extents that [`Service::base`] points at.
 #[map]
 pub static BACKENDS4: Array<Endpoint<V4>> = Array::pinned(262_144, 0);
-/// Backends that unconnected IPv4 sockets have sent to → the frontend they meant.
+/// Backends that unconnected IPv4 sockets have sent to → the frontend they meant, and the other way round.
 #[map]
-pub static REVERSE4: LruHashMap<ReverseKey<V4>, Endpoint<V4>> = LruHashMap::pinned(32_768, 0);
+pub static REVERSE4: LruHashMap<SentKey<V4>, Endpoint<V4>> = LruHashMap::pinned(32_768, 0);
 /// Session affinity over IPv4.
 #[map]
 pub static AFFINITY4: LruHashMap<AffinityKey, Affinity<V4>> = LruHashMap::pinned(32_768, 0);
@@ -36,9 +36,9 @@ pub static SERVICES6: HashMap<ServiceKey<V6>, Service> = HashMap::pinned(131_072
 /// Backends over IPv6.
 #[map]
 pub static BACKENDS6: Array<Endpoint<V6>> = Array::pinned(65_536, 0);
-/// Backends that unconnected IPv6 sockets have sent to → the frontend they meant.
+/// Backends that unconnected IPv6 sockets have sent to → the frontend they meant, and the other way round.
 #[map]
-pub static REVERSE6: LruHashMap<ReverseKey<V6>, Endpoint<V6>> = LruHashMap::pinned(16_384, 0);
+pub static REVERSE6: LruHashMap<SentKey<V6>, Endpoint<V6>> = LruHashMap::pinned(16_384, 0);
 /// Session affinity over IPv6.
 #[map]
 pub static AFFINITY6: LruHashMap<AffinityKey, Affinity<V6>> = LruHashMap::pinned(16_384, 0);

@@ -1,6 +1,6 @@
 //! recvmsg and getpeername: whom a program believes it is talking to.
 
-use abi::{Endpoint, V4, V6};
+use abi::{Endpoint, V4, V6, sent_flag};
 use aya_ebpf::{macros::cgroup_sock_addr, programs::SockAddrContext};
 
 use crate::{
@@ -44,7 +44,7 @@ fn reverse6(ctx: &SockAddrContext) -> i32 {
 #[inline(always)]
 fn reverse<A: Family>(ctx: &SockAddrContext, peer: Endpoint<A>, write: fn(&SockAddrContext, Endpoint<A>)) -> i32 {
     let maps = A::maps();
-    if let Some(frontend) = maps.connected(ctx, &peer).or_else(|| maps.sent(ctx, peer)) {
+    if let Some(frontend) = maps.connected(ctx, &peer).or_else(|| maps.sent(ctx, sent_flag::BACK, peer)) {
         write(ctx, frontend);
     }
     PROCEED

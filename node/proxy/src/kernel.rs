@@ -1,9 +1,10 @@
 //! The maps in the kernel, behind a trait: the one seam that tests of the reconciler replace.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use abi::{Address, Affinity, AffinityKey, Endpoint, ReverseKey, ServiceKey, V4, V6, proto, scope};
+use abi::{Address, Affinity, AffinityKey, Endpoint, SentKey, ServiceKey, V4, V6, proto, scope, sent_flag};
 use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 
@@ -41,10 +42,10 @@ pub(crate) trait Kernel {
     fn backend(&self, family: Family, slot: u32) -> Result<SocketAddr, KernelError>;
     /// Fills a slot that no frontend points at.
     fn put_backend(&mut self, slot: u32, backend: &SocketAddr) -> Result<(), KernelError>;
-    /// Forgets which clients stay with these backends (in ascending order) of a set; `None`: with any.
-    fn forget_affinity(&mut self, family: Family, set: u32, gone: Option<&[SocketAddr]>) -> Result<(), KernelError>;
-    /// Forgets which unconnected sockets had sent to these backends (in ascending order) for a frontend with one of these ports.
-    fn forget_reverse(&mut self, family: Family, gone: &[SocketAddr], ports: &[u16]) -> Result<(), KernelError>;
+    /// Forgets clients that stay with a set's backend, for each set (by id) and backend given.
+    fn forget_clients(&mut self, family: Family, gone: &HashSet<(u32, SocketAddr)>) -> Result<(), KernelError>;
+    /// Forgets unconnected sockets that sent to a backend by way of a frontend, for each frontend's port and backend given.
+    fn forget_senders(&mut self, family: Family, gone: &HashSet<(u16, SocketAddr)>) -> Result<(), KernelError>;
     /// The addresses that node ports answer on.
     fn node_addresses(&self) -> Result<Vec<(IpAddr, u32)>, KernelError>;
     /// Adds an address, or removes it where `kind` is `None`.
@@ -116,7 +117,7 @@ impl Words for V6 {
 struct Half<A: Words> {
     services: HashMap<MapData, ServiceKey<A>, abi::Service>,
     backends: Array<MapData, Endpoint<A>>,
-    reverse: HashMap<MapData, ReverseKey<A>, Endpoint<A>>,
+    reverse: HashMap<MapData, SentKey<A>, Endpoint<A>>,
     affinity: HashMap<MapData, AffinityKey, Affinity<A>>,
     nodes: HashMap<MapData, A, u32>,
 }
@@ -187,11 +188,11 @@ impl Kernel for Maps {
     fn put_backend(&mut self, slot: u32, backend: &SocketAddr) -> Opened<()> {
         self.of_mut(family_of(&backend.ip())).put_backend(slot, backend)
     }
-    fn forget_affinity(&mut self, family: Family, set: u32, gone: Option<&[SocketAddr]>) -> Opened<()> {
-        self.of_mut(family).forget_affinity(family, set, gone)
+    fn forget_clients(&mut self, family: Family, gone: &HashSet<(u32, SocketAddr)>) -> Opened<()> {
+        self.of_mut(family).forget_clients(family, gone)
     }
-    fn forget_reverse(&mut self, family: Family, gone: &[SocketAddr], ports: &[u16]) -> Opened<()> {
-        self.of_mut(family).forget_reverse(family, gone, ports)
+    fn forget_senders(&mut self, family: Family, gone: &HashSet<(u16, SocketAddr)>) -> Opened<()> {
+        self.of_mut(family).forget_senders(family, gone)
     }
     fn node_addresses(&self) -> Opened<Vec<(IpAddr, u32)>> {
         Ok([self.v4.node_addresses()?, self.v6.node_addresses()?].concat())
@@ -286,15 +287,17 @@ impl<A: Words> Kernel for Half<A> {
         self.backends.set(slot, endpoint::<A>(backend), 0).map_err(error(A::MAPS.backends, "write"))
     }
 
-    fn forget_affinity(&mut self, _: Family, set: u32, gone: Option<&[SocketAddr]>) -> Opened<()> {
-        sweep(&mut self.affinity, A::MAPS.affinity, |key, value| {
-            key.service == set && gone.is_none_or(|gone| gone.binary_search(&address(&value.backend)).is_ok())
-        })
+    fn forget_clients(&mut self, _: Family, gone: &HashSet<(u32, SocketAddr)>) -> Opened<()> {
+        sweep(&mut self.affinity, A::MAPS.affinity, |key, value| gone.contains(&(key.service, address(&value.backend))))
     }
 
-    fn forget_reverse(&mut self, _: Family, gone: &[SocketAddr], ports: &[u16]) -> Opened<()> {
-        sweep(&mut self.reverse, A::MAPS.reverse, |key, front| {
-            ports.contains(&u16::from_be(front.port)) && gone.binary_search(&address(&key.backend)).is_ok()
+    fn forget_senders(&mut self, _: Family, gone: &HashSet<(u16, SocketAddr)>) -> Opened<()> {
+        sweep(&mut self.reverse, A::MAPS.reverse, |key, value| {
+            let (front, backend) = match key.at.flags {
+                sent_flag::FORTH => (&key.at, value),
+                _ => (value, &key.at),
+            };
+            gone.contains(&(u16::from_be(front.port), address(backend)))
         })
     }
 

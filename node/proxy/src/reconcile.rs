@@ -4,7 +4,7 @@
 //! then, after a grace period in which no program can still hold the old value, the old extent is free. At start the
 //! kernel's entries are read, and a set whose backends are in the kernel already is adopted where it is.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::extents::Extents;
@@ -34,9 +34,15 @@ pub enum ReconcileError {
 struct Extent {
     base: u32,
     id: u32,
+    /// Whether clients stay, or once stayed, with its backends.
+    affine: bool,
     /// In ascending order.
     backends: Vec<SocketAddr>,
 }
+
+/// An extent that was in the kernel at start: its family, the id of its set, its first slot. While a set changes, two
+/// extents have its id.
+type Orphan = (Family, u32, u32);
 
 /// What is no longer wanted, to be cleaned up after the grace period.
 #[derive(Debug)]
@@ -44,10 +50,10 @@ struct Retired {
     family: Family,
     base: u32,
     count: u32,
-    /// Id of the set, and whether the set as such is gone.
-    set: (u32, bool),
+    /// Id of the set.
+    set: u32,
     affine: bool,
-    /// In ascending order.
+    /// Backends that the set has no more, in ascending order.
     gone: Vec<SocketAddr>,
     /// Frontend ports, for datagram services.
     ports: Vec<u16>,
@@ -67,8 +73,8 @@ pub(crate) struct Reconciler<K> {
     kernel: K,
     /// Every frontend in the kernel.
     entries: HashMap<Frontend, abi::Service>,
-    /// Extents that were in the kernel at start and are not adopted yet, by family and base.
-    orphans: HashMap<(Family, u32), Vec<SocketAddr>>,
+    /// Extents that are not adopted yet.
+    orphans: HashMap<Orphan, Extent>,
     services: HashMap<Owner, Applied>,
     owners: HashMap<Frontend, Owner>,
     /// Those that want a frontend which another has.
@@ -87,16 +93,18 @@ impl<K: Kernel> Reconciler<K> {
         let entries: HashMap<_, _> = kernel.services()?.into_iter().collect();
         let mut free: BTreeMap<_, _> =
             [Family::V4, Family::V6].map(|family| (family, Extents::new(kernel.slots(family)))).into();
-        let mut orphans = HashMap::new();
+        let mut orphans = HashMap::<Orphan, Extent>::new();
         for (frontend, service) in &entries {
             let count = u32::from(service.count);
             let family = frontend.family;
-            if count == 0 || orphans.contains_key(&(family, service.base)) {
+            let (base, id, affine) = (service.base, service.id, service.affinity != 0);
+            if let Some(orphan) = orphans.get_mut(&(family, id, base)) {
+                orphan.affine |= affine;
                 continue;
             }
             let end = service.base.saturating_add(count).min(kernel.slots(family));
             let backends: Result<Vec<_>, _> = (service.base..end).map(|slot| kernel.backend(family, slot)).collect();
-            orphans.insert((family, service.base), backends?);
+            orphans.insert((family, id, base), Extent { base, id, affine, backends: backends? });
             free.get_mut(&family).expect("both families are there").claim(service.base, count);
         }
         let next_set = entries.values().map(|service| service.id).max().map_or(1, |id| id + 1);
@@ -130,6 +138,9 @@ impl<K: Kernel> Reconciler<K> {
     /// Makes one owner's entries so. Returns those whose wishes can be fulfilled now.
     pub(crate) fn apply(&mut self, key: &Owner, desired: &Desired) -> Result<BTreeSet<Owner>, ReconcileError> {
         let mut before = self.services.remove(key).unwrap_or_default();
+        if self.adopting {
+            self.adopt(desired, &mut before);
+        }
         let mut after = Applied::default();
         let result = self.apply_parts(key, desired, &mut before, &mut after);
         // After a failure, what is in the kernel stays known, so that a later try mends it.
@@ -158,7 +169,7 @@ impl<K: Kernel> Reconciler<K> {
         after: &mut Applied,
     ) -> Result<BTreeSet<Owner>, ReconcileError> {
         for (set, backends) in &desired.sets {
-            let extent = self.place(desired, set, backends, before)?;
+            let extent = self.place(set, backends, before)?;
             after.sets.insert(set.clone(), extent);
         }
         for (frontend, target) in &desired.frontends {
@@ -169,7 +180,8 @@ impl<K: Kernel> Reconciler<K> {
                 continue;
             }
             after.frontends.insert(*frontend);
-            let extent = &after.sets[&target.set];
+            let extent = after.sets.get_mut(&target.set).expect("every frontend's set is there");
+            extent.affine |= target.affinity != 0;
             let count = u16::try_from(extent.backends.len()).unwrap_or(u16::MAX);
             let value = abi::Service {
                 base: extent.base,
@@ -186,50 +198,38 @@ impl<K: Kernel> Reconciler<K> {
             before.frontends.remove(frontend);
         }
         let mut freed = BTreeSet::new();
+        let mut ports: BTreeSet<u16> = after.frontends.iter().filter_map(datagram_port).collect();
         while let Some(frontend) = before.frontends.first().copied() {
             self.kernel.delete_service(&frontend)?;
             before.frontends.remove(&frontend);
+            ports.extend(datagram_port(&frontend));
             self.writes += 1;
             self.entries.remove(&frontend);
             self.owners.remove(&frontend);
             freed.extend(self.rivals.remove(&frontend).unwrap_or_default());
         }
-        self.retire_replaced(desired, before, after);
+        self.retire_replaced(&ports, before, after);
         freed.remove(key);
         Ok(freed)
     }
 
-    /// Where the backends are: where they were, where an earlier process had put them, or in a new extent.
-    fn place(
-        &mut self,
-        desired: &Desired,
-        set: &SetKey,
-        backends: &[SocketAddr],
-        before: &Applied,
-    ) -> Result<Extent, ReconcileError> {
+    /// Takes over what an earlier process had put in the kernel for these sets, as if this one had.
+    fn adopt(&mut self, desired: &Desired, before: &mut Applied) {
+        for (frontend, target) in &desired.frontends {
+            let Some(entry) = self.entries.get(frontend) else { continue };
+            if !before.sets.contains_key(&target.set)
+                && let Some(extent) = self.orphans.remove(&(frontend.family, entry.id, entry.base))
+            {
+                before.sets.insert(target.set.clone(), extent);
+            }
+        }
+    }
+
+    /// Where the backends are: where they were, or in a new extent.
+    fn place(&mut self, set: &SetKey, backends: &[SocketAddr], before: &Applied) -> Result<Extent, ReconcileError> {
         let old = before.sets.get(set);
         if let Some(extent) = old.filter(|extent| extent.backends == backends) {
             return Ok(extent.clone());
-        }
-        if self.adopting && old.is_none() {
-            for (frontend, _) in desired.frontends.iter().filter(|(_, target)| target.set == *set) {
-                let Some(entry) = self.entries.get(frontend) else { continue };
-                let (base, id) = (entry.base, entry.id);
-                // A set without backends has some base, too, which is another's.
-                let same = match entry.count {
-                    0 => backends.is_empty(),
-                    count => {
-                        usize::from(count) == backends.len()
-                            && self.orphans.get(&(set.family, base)).is_some_and(|found| found == backends)
-                    }
-                };
-                if same {
-                    if entry.count != 0 {
-                        self.orphans.remove(&(set.family, base));
-                    }
-                    return Ok(Extent { base, id, backends: backends.to_vec() });
-                }
-            }
         }
         let count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
         let full =
@@ -250,10 +250,10 @@ impl<K: Kernel> Reconciler<K> {
                 self.next_set - 1
             }
         };
-        Ok(Extent { base, id, backends: backends.to_vec() })
+        Ok(Extent { base, id, affine: old.is_some_and(|old| old.affine), backends: backends.to_vec() })
     }
 
-    fn retire_replaced(&mut self, desired: &Desired, before: &mut Applied, after: &Applied) {
+    fn retire_replaced(&mut self, ports: &BTreeSet<u16>, before: &mut Applied, after: &Applied) {
         let former = std::mem::take(&mut before.sets).into_iter().chain(before.replaced.drain(..));
         for (set, old) in former {
             let new = after.sets.get(&set);
@@ -262,15 +262,8 @@ impl<K: Kernel> Reconciler<K> {
             }
             let kept: &[SocketAddr] = new.map_or(&[], |new| &new.backends);
             let gone = old.backends.iter().filter(|backend| kept.binary_search(backend).is_err()).copied().collect();
-            let of_set = desired.frontends.iter().filter(|(_, target)| target.set == set);
-            let affine = new.is_none() || of_set.clone().any(|(_, target)| target.affinity != 0);
-            let ports = match set.protocol {
-                Protocol::Udp => of_set.map(|(frontend, _)| frontend.port).collect(),
-                Protocol::Tcp => Vec::new(),
-            };
-            let count = u32::try_from(old.backends.len()).unwrap_or(u32::MAX);
-            let set = (old.id, new.is_none());
-            self.retired.push(Retired { family: family(&old), base: old.base, count, set, affine, gone, ports });
+            let ports = if set.protocol == Protocol::Udp { ports.iter().copied().collect() } else { Vec::new() };
+            self.retired.push(retired(set.family, &old, gone, ports));
         }
     }
 
@@ -279,24 +272,16 @@ impl<K: Kernel> Reconciler<K> {
         self.adopting = false;
         let unwanted: Vec<_> =
             self.entries.keys().filter(|frontend| !self.owners.contains_key(frontend)).copied().collect();
+        let mut ports = BTreeSet::new();
         for frontend in unwanted {
             self.kernel.delete_service(&frontend)?;
             self.writes += 1;
-            if let Some(entry) = self.entries.remove(&frontend) {
-                self.kernel.forget_affinity(frontend.family, entry.id, None)?;
-            }
+            self.entries.remove(&frontend);
+            ports.extend(datagram_port(&frontend));
         }
-        for ((family, base), backends) in self.orphans.drain() {
-            let count = u32::try_from(backends.len()).unwrap_or(u32::MAX);
-            self.retired.push(Retired {
-                family,
-                base,
-                count,
-                set: (0, false),
-                affine: false,
-                gone: Vec::new(),
-                ports: Vec::new(),
-            });
+        for ((family, _, _), orphan) in self.orphans.drain() {
+            let (gone, ports) = (orphan.backends.clone(), ports.iter().copied().collect());
+            self.retired.push(retired(family, &orphan, gone, ports));
         }
         Ok(())
     }
@@ -306,19 +291,28 @@ impl<K: Kernel> Reconciler<K> {
         !self.retired.is_empty()
     }
 
-    /// Frees what was replaced. Call it only when a grace period has passed since.
+    /// Frees what was replaced, and forgets which clients went there. Call it only when a grace period has passed since.
     pub(crate) fn clean(&mut self) -> Result<(), ReconcileError> {
-        while let Some(retired) = self.retired.last() {
-            let (id, all) = retired.set;
-            if retired.affine && (all || !retired.gone.is_empty()) {
-                self.kernel.forget_affinity(retired.family, id, (!all).then_some(&retired.gone))?;
+        for family in [Family::V4, Family::V6] {
+            // However much has changed, each map is walked through once.
+            let (mut clients, mut senders) = (HashSet::new(), HashSet::new());
+            for retired in self.retired.iter().filter(|retired| retired.family == family) {
+                if retired.affine {
+                    clients.extend(retired.gone.iter().map(|backend| (retired.set, *backend)));
+                }
+                let ports = retired.ports.iter();
+                senders.extend(ports.flat_map(|port| retired.gone.iter().map(|backend| (*port, *backend))));
             }
-            if !retired.ports.is_empty() && !retired.gone.is_empty() {
-                self.kernel.forget_reverse(retired.family, &retired.gone, &retired.ports)?;
+            if !clients.is_empty() {
+                self.kernel.forget_clients(family, &clients)?;
             }
+            if !senders.is_empty() {
+                self.kernel.forget_senders(family, &senders)?;
+            }
+        }
+        for retired in self.retired.drain(..) {
             let free = self.free.get_mut(&retired.family).expect("both families are there");
             free.give(retired.base, retired.count);
-            self.retired.pop();
         }
         Ok(())
     }
@@ -342,8 +336,13 @@ impl<K: Kernel> Reconciler<K> {
     }
 }
 
-fn family(extent: &Extent) -> Family {
-    extent.backends.first().map_or(Family::V4, |backend| crate::state::family_of(&backend.ip()))
+fn retired(family: Family, old: &Extent, gone: Vec<SocketAddr>, ports: Vec<u16>) -> Retired {
+    let count = u32::try_from(old.backends.len()).unwrap_or(u32::MAX);
+    Retired { family, base: old.base, count, set: old.id, affine: old.affine, gone, ports }
+}
+
+fn datagram_port(frontend: &Frontend) -> Option<u16> {
+    (frontend.protocol == Protocol::Udp).then_some(frontend.port)
 }
 
 #[cfg(test)]

@@ -49,12 +49,14 @@ impl Kernel for Fake {
         maps.slots.insert(slot, *backend);
         Ok(())
     }
-    fn forget_affinity(&mut self, _: Family, set: u32, gone: Option<&[SocketAddr]>) -> Result<(), KernelError> {
-        self.0.borrow_mut().calls.push(format!("affinity {set} {gone:?}"));
+    fn forget_clients(&mut self, _: Family, gone: &HashSet<(u32, SocketAddr)>) -> Result<(), KernelError> {
+        let gone: BTreeSet<_> = gone.iter().collect();
+        self.0.borrow_mut().calls.push(format!("clients {gone:?}"));
         Ok(())
     }
-    fn forget_reverse(&mut self, _: Family, gone: &[SocketAddr], ports: &[u16]) -> Result<(), KernelError> {
-        self.0.borrow_mut().calls.push(format!("reverse {gone:?} {ports:?}"));
+    fn forget_senders(&mut self, _: Family, gone: &HashSet<(u16, SocketAddr)>) -> Result<(), KernelError> {
+        let gone: BTreeSet<_> = gone.iter().collect();
+        self.0.borrow_mut().calls.push(format!("senders {gone:?}"));
         Ok(())
     }
     fn node_addresses(&self) -> Result<Vec<(IpAddr, u32)>, KernelError> {
@@ -138,6 +140,7 @@ fn new_extent_then_flip_then_free() {
     assert_eq!(fake.calls(), ["slot 3 = 10.0.0.3:80", "flip 2 -> 3+1"]);
     assert!(reconciler.needs_cleaning());
     reconciler.clean().unwrap();
+    assert_eq!(fake.calls(), [""; 0], "no client stayed with any of them: no map is walked through");
     reconciler.apply(&key("c"), &tcp(3, &[4, 5])).unwrap();
     assert_eq!(fake.calls(), ["slot 0 = 10.0.0.4:80", "slot 1 = 10.0.0.5:80", "flip 3 -> 0+2"]);
     // No backends: the entry stays, to refuse; deletion takes it away.
@@ -153,20 +156,24 @@ fn adopts_what_an_earlier_process_wrote() {
     let fake = Fake::default();
     let mut first = started(&fake);
     first.apply(&key("a"), &tcp(1, &[1, 2])).unwrap();
-    first.apply(&key("b"), &tcp(2, &[3])).unwrap();
-    first.apply(&key("gone"), &tcp(3, &[4])).unwrap();
+    let sticky = |port, backends: &[u8]| wanted(Protocol::Tcp, port, backends, 60);
+    first.apply(&key("b"), &sticky(2, &[3])).unwrap();
+    first.apply(&key("gone"), &sticky(3, &[4])).unwrap();
     first.apply(&key("empty"), &tcp(4, &[])).unwrap();
     fake.calls();
     let mut second = Reconciler::new(fake.clone()).unwrap();
     second.apply(&key("a"), &tcp(1, &[1, 2])).unwrap();
     second.apply(&key("empty"), &tcp(4, &[])).unwrap();
     assert_eq!((second.writes(), fake.calls()), (0, vec![]), "unchanged entries are not rewritten");
-    second.apply(&key("b"), &tcp(2, &[5])).unwrap();
+    second.apply(&key("b"), &sticky(2, &[5])).unwrap();
     second.finish_adoption().unwrap();
-    assert_eq!(fake.calls(), ["slot 4 = 10.0.0.5:80", "flip 2 -> 4+1", "delete 3", "affinity 3 None"]);
+    assert_eq!(fake.calls(), ["slot 4 = 10.0.0.5:80", "flip 2 -> 4+1", "delete 3"]);
+    // Clients of what stays do not lose their backend: the set keeps its id.
+    let ids: BTreeMap<_, _> = fake.0.borrow().services.iter().map(|(front, entry)| (front.port, entry.id)).collect();
+    assert_eq!(ids, BTreeMap::from([(1, 1), (2, 2), (4, 4)]));
     second.clean().unwrap();
+    assert_eq!(fake.calls(), ["clients {(2, 10.0.0.3:80), (3, 10.0.0.4:80)}"]);
     // Slots 2 and 3 are free again; 0, 1 and 4 are not.
-    fake.calls();
     second.apply(&key("d"), &tcp(6, &[6, 7])).unwrap();
     assert_eq!(fake.calls(), ["slot 2 = 10.0.0.6:80", "slot 3 = 10.0.0.7:80", "flip 6 -> 2+2"]);
 }
@@ -179,11 +186,16 @@ fn clients_of_gone_backends_are_forgotten() {
     reconciler.apply(&key("a"), &wanted(Protocol::Udp, 53, &[2, 3], 60)).unwrap();
     fake.calls();
     reconciler.clean().unwrap();
-    assert_eq!(fake.calls(), ["affinity 1 Some([10.0.0.1:80])", "reverse [10.0.0.1:80] [53]"]);
+    assert_eq!(fake.calls(), ["clients {(1, 10.0.0.1:80)}", "senders {(53, 10.0.0.1:80)}"]);
+    // With the Service all of them go; and however much goes, each map is walked through once.
+    reconciler.apply(&key("b"), &wanted(Protocol::Tcp, 1, &[7], 60)).unwrap();
+    reconciler.apply(&key("b"), &tcp(1, &[7])).unwrap();
+    reconciler.apply(&key("b"), &Desired::default()).unwrap();
     reconciler.apply(&key("a"), &Desired::default()).unwrap();
     fake.calls();
     reconciler.clean().unwrap();
-    assert_eq!(fake.calls(), ["affinity 1 None"]);
+    let clients = "clients {(1, 10.0.0.2:80), (1, 10.0.0.3:80), (2, 10.0.0.7:80)}";
+    assert_eq!(fake.calls(), [clients, "senders {(53, 10.0.0.2:80), (53, 10.0.0.3:80)}"]);
 }
 
 #[test]
@@ -222,4 +234,29 @@ fn failures_are_mended_by_the_next_try() {
     reconciler.apply(&key("all"), &tcp(4, &[1, 2, 3, 4, 5, 6, 7, 8])).unwrap();
     let full = reconciler.apply(&key("b"), &tcp(2, &[1, 2, 3, 4, 5, 6, 7, 8, 9]));
     assert!(matches!(full, Err(ReconcileError::Full { count: 9, slots: 8, .. })), "{full:?}");
+}
+
+#[test]
+fn a_crash_amid_a_change_leaves_nothing() {
+    let fake = Fake::default();
+    let mut first = started(&fake);
+    let two = |backends: &[u8]| {
+        let mut desired = wanted(Protocol::Udp, 53, backends, 0);
+        desired.frontends.extend(wanted(Protocol::Udp, 54, backends, 0).frontends);
+        desired
+    };
+    first.apply(&key("a"), &two(&[1, 2])).unwrap();
+    // The end came when one of two frontends had been flipped.
+    let before = fake.0.borrow().services.clone();
+    first.apply(&key("a"), &two(&[2, 3])).unwrap();
+    let stale = before.into_iter().find(|(frontend, _)| frontend.port == 54).unwrap();
+    fake.0.borrow_mut().services.insert(stale.0, stale.1);
+    let mut second = Reconciler::new(fake.clone()).unwrap();
+    second.apply(&key("a"), &two(&[2, 3])).unwrap();
+    second.finish_adoption().unwrap();
+    second.clean().unwrap();
+    let bases: BTreeSet<_> = fake.0.borrow().services.values().map(|entry| (entry.base, entry.count)).collect();
+    assert_eq!(bases.len(), 1, "{bases:?}");
+    second.apply(&key("b"), &tcp(1, &[1, 2, 3, 4])).unwrap();
+    second.apply(&key("c"), &tcp(2, &[1, 2])).expect("no slot is lost");
 }
