@@ -160,6 +160,28 @@ pub struct Endpoint {
     pub hostname: Option<String>,
     /// Where it runs.
     pub node_name: Option<String>,
+    /// Who should use it, where not everybody should.
+    pub hints: Option<EndpointHints>,
+}
+
+/// Topology hints of an [`Endpoint`].
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct EndpointHints {
+    /// For clients in these zones.
+    #[serde(deserialize_with = "null_is_default")]
+    pub for_zones: Vec<Named>,
+    /// For clients on these nodes.
+    #[serde(deserialize_with = "null_is_default")]
+    pub for_nodes: Vec<Named>,
+}
+
+/// The name of a zone or node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Named {
+    /// The name.
+    pub name: String,
 }
 
 /// Conditions of an [`Endpoint`]; absent ones have upstream's defaults.
@@ -168,7 +190,7 @@ pub struct Endpoint {
 pub struct EndpointConditions {
     /// May be used; absent means yes.
     pub ready: Option<bool>,
-    /// Answers, whether terminating or not; absent means as `ready`.
+    /// Answers, whether terminating or not; absent means yes.
     pub serving: Option<bool>,
     /// Is being deleted; absent means no.
     pub terminating: Option<bool>,

@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -80,6 +80,12 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Datapa
     move |source| DatapathError::File { action, path: path.to_owned(), source }
 }
 
+/// Below the pin directory, where the links are pinned.
+const LINKS: &str = "links";
+
+/// The links of attached programs: held, so that the programs stay attached when somebody removes the pins.
+pub(crate) struct Links(#[expect(dead_code, reason = "held open, not used")] Vec<OwnedFd>);
+
 /// Loaded programs, not attached yet (or still running in an older version).
 pub(crate) struct Programs {
     loaded: Ebpf,
@@ -93,17 +99,17 @@ pub(crate) fn maps_directory(pin_dir: &Path) -> PathBuf {
 
 /// Loads the programs, with the maps that an earlier process pinned or new ones.
 pub(crate) fn load(pin_dir: &Path) -> Result<(Programs, Maps), DatapathError> {
-    ensure_bpffs(pin_dir)?;
-    let maps = maps_directory(pin_dir);
-    let links = pin_dir.join("links");
-    for directory in [&maps, &links] {
-        fs::create_dir_all(directory).map_err(failed("create", directory))?;
-    }
     load_for(pin_dir, sys::sets_errors())
 }
 
 /// The same for a kernel where a program sets the error of a call, or where it cannot.
 pub(crate) fn load_for(pin_dir: &Path, sets_errors: bool) -> Result<(Programs, Maps), DatapathError> {
+    ensure_bpffs(pin_dir)?;
+    let maps = maps_directory(pin_dir);
+    let links = pin_dir.join(LINKS);
+    for directory in [&maps, &links] {
+        fs::create_dir_all(directory).map_err(failed("create", directory))?;
+    }
     let sets_errors = u8::from(sets_errors);
     let mut loader = EbpfLoader::new();
     loader.btf(None).default_map_pin_directory(&maps).override_global("SETS_ERRORS", &sets_errors, true);
@@ -127,11 +133,13 @@ fn program<'a>(loaded: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSockAdd
 impl Programs {
     /// Puts the programs in their links, or makes the links. What ran before runs until the moment it is replaced.
     /// After an error the programs are given back, to try again.
-    pub(crate) fn attach(mut self, cgroup: &Path) -> Result<(), Box<(Self, DatapathError)>> {
-        self.attach_all(cgroup).map_err(|error| Box::new((self, error)))
+    pub(crate) fn attach(mut self, cgroup: &Path) -> Result<Links, Box<(Self, DatapathError)>> {
+        let links = self.attach_all(cgroup).map_err(|error| Box::new((self, error)))?;
+        Ok(links)
     }
 
-    fn attach_all(&mut self, cgroup: &Path) -> Result<(), DatapathError> {
+    fn attach_all(&mut self, cgroup: &Path) -> Result<Links, DatapathError> {
+        let mut links = Vec::new();
         let directory = File::open(cgroup).map_err(failed("open", cgroup))?;
         let inode = directory.metadata().map_err(failed("stat", cgroup))?.ino();
         for (name, attach_type) in HOOKS {
@@ -150,6 +158,7 @@ impl Programs {
                 && sys::link_info(link.as_fd()).is_ok_and(|found| found == wanted)
             {
                 sys::link_update(link.as_fd(), fd).map_err(fail("replaced in"))?;
+                links.extend(old);
                 continue;
             }
             // The link hangs in another cgroup, perhaps one that is gone: the new one first, then away with the old.
@@ -159,8 +168,21 @@ impl Programs {
                 let _ = sys::link_detach(old.as_fd());
             }
             sys::pin(link.as_fd(), &path).map_err(failed("pin a link at", &path))?;
+            links.push(link);
         }
-        Ok(())
+        Ok(Links(links))
+    }
+}
+
+/// Removes the maps of other versions: with the programs replaced, nothing uses them. What cannot be removed costs memory,
+/// no more.
+pub(crate) fn forget_versions(pin_dir: &Path) {
+    let Ok(entries) = fs::read_dir(pin_dir) else { return };
+    let others = entries.filter_map(Result::ok).filter(|entry| entry.file_name() != abi::VERSION);
+    for entry in others.filter(|entry| entry.file_name() != LINKS) {
+        if let Err(error) = fs::remove_dir_all(entry.path()) {
+            tracing::warn!(path = %entry.path().display(), %error, "maps of another version are left");
+        }
     }
 }
 
@@ -179,7 +201,7 @@ fn ensure_bpffs(pin_dir: &Path) -> Result<(), DatapathError> {
 
 /// Detaches the programs and removes every pin.
 pub(crate) fn uninstall(pin_dir: &Path) -> Result<(), DatapathError> {
-    let links = pin_dir.join("links");
+    let links = pin_dir.join(LINKS);
     for (name, _) in HOOKS {
         let path = links.join(name);
         if let Ok(link) = sys::open_pin(&path) {

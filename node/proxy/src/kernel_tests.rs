@@ -63,9 +63,7 @@ impl Bench {
             reconciler.apply(&owner(service.name), &service.desired()).unwrap();
         }
         reconciler.finish_adoption().unwrap();
-        if let Err(failure) = programs.attach(&self.cgroup) {
-            panic!("{:?}", failure.1);
-        }
+        let _links = attach(programs, self);
         crate::sys::grace_period().unwrap();
         reconciler.clean().unwrap();
         reconciler.writes()
@@ -103,6 +101,10 @@ impl Service {
             frontends: BTreeMap::from([(frontend, Target { set, flags: 0, affinity: self.affinity })]),
         }
     }
+}
+
+fn attach(programs: datapath::Programs, bench: &Bench) -> datapath::Links {
+    programs.attach(&bench.cgroup).unwrap_or_else(|failure| panic!("{:?}", failure.1))
 }
 
 fn owner(name: &str) -> Owner {
@@ -281,9 +283,7 @@ fn host_ports_are_the_nodes_own() {
         let nodes = nodes.map(|(address, kind)| (address.parse().unwrap(), kind)).into();
         reconciler.apply_nodes(&nodes).unwrap();
         reconciler.apply(&Owner::HostPorts, &state::host_ports(&ports)).unwrap();
-        if let Err(failure) = programs.attach(&bench.cgroup) {
-            panic!("{:?}", failure.1);
-        }
+        let _links = attach(programs, &bench);
         let asks = || {
             ["127.0.0.1:80", "127.9.9.1:80", "127.9.9.2:80", "127.0.0.1:81", "127.9.9.1:81"]
                 .map(|at| ask_tcp(at).map_or_else(|error| error.kind().to_string(), |(text, _)| text))
@@ -300,6 +300,71 @@ fn host_ports_are_the_nodes_own() {
         assert_eq!(pod.join().unwrap(), [&refused, "any", &refused, &refused, "any"], "in a pod");
         reconciler.apply(&Owner::HostPorts, &Desired::default()).unwrap();
         assert_eq!(ask_tcp("127.9.9.1:80").unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    });
+}
+
+#[test]
+fn kernels_without_error_values_refuse_too() {
+    in_namespace(|| {
+        let bench = Bench::new();
+        let (programs, maps) = datapath::load_for(&bench.pins, false).unwrap();
+        let mut reconciler = Reconciler::new(maps).unwrap();
+        for empty in [
+            service("four", Protocol::Tcp, "10.96.0.2", 80, &[]),
+            service("six", Protocol::Tcp, "fd00:96::2", 80, &[]),
+            service("udp", Protocol::Udp, "10.96.0.2", 53, &[]),
+        ] {
+            reconciler.apply(&owner(empty.name), &empty.desired()).unwrap();
+        }
+        let _links = attach(programs, &bench);
+        for at in ["10.96.0.2:80", "[::ffff:10.96.0.2]:80", "[fd00:96::2]:80"] {
+            assert_eq!(ask_tcp(at).unwrap_err().kind(), ErrorKind::ConnectionRefused, "{at}");
+        }
+        assert_eq!(ask_connected_udp("0.0.0.0:0", "10.96.0.2:53").unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        assert!(ask_udp("0.0.0.0:0", "10.96.0.2:53").is_err());
+    });
+}
+
+#[test]
+fn a_socket_stays_with_its_backend() {
+    in_namespace(|| {
+        let bench = Bench::new();
+        let backends = [udp_server("127.0.0.2:0", "a"), udp_server("127.0.0.3:0", "b"), udp_server("127.0.0.4:0", "c")];
+        let talk = |backends: &[SocketAddr]| service("talk", Protocol::Udp, "10.96.0.1", 443, backends);
+        let (programs, mut reconciler) = bench.load();
+        reconciler.apply(&owner("talk"), &talk(&backends).desired()).unwrap();
+        let _links = attach(programs, &bench);
+        for (local, service) in [("0.0.0.0:0", "10.96.0.1:443"), ("[::]:0", "[::ffff:10.96.0.1]:443")] {
+            let sockets: Vec<_> = (0..30).map(|_| UdpSocket::bind(local).unwrap()).collect();
+            let asked = |socket: &UdpSocket| {
+                socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                socket.send_to(b"?", service).unwrap();
+                let mut name = [0];
+                assert_eq!(socket.recv_from(&mut name).unwrap().1.to_string(), service);
+                char::from(name[0])
+            };
+            let first: Vec<_> = sockets.iter().map(asked).collect();
+            let mut seen = first.clone();
+            seen.sort_unstable();
+            seen.dedup();
+            assert_eq!(seen, ['a', 'b', 'c'], "sockets are spread");
+            for _ in 0..5 {
+                assert_eq!(sockets.iter().map(asked).collect::<Vec<_>>(), first, "a conversation has one peer");
+            }
+            // A backend more moves nobody; one that goes moves its own.
+            let more = [&backends[..], &[udp_server("127.0.0.5:0", "d")]].concat();
+            reconciler.apply(&owner("talk"), &talk(&more).desired()).unwrap();
+            crate::sys::grace_period().unwrap();
+            reconciler.clean().unwrap();
+            assert_eq!(sockets.iter().map(asked).collect::<Vec<_>>(), first);
+            reconciler.apply(&owner("talk"), &talk(&backends[1..]).desired()).unwrap();
+            crate::sys::grace_period().unwrap();
+            reconciler.clean().unwrap();
+            for (before, after) in first.iter().zip(sockets.iter().map(asked)) {
+                assert!(if *before == 'a' { "bc".contains(after) } else { *before == after }, "{before} then {after}");
+            }
+            reconciler.apply(&owner("talk"), &talk(&backends).desired()).unwrap();
+        }
     });
 }
 
@@ -366,6 +431,19 @@ fn translation_outlives_its_loader_and_is_replaced_without_a_gap() {
         clients.into_iter().for_each(|client| client.join().unwrap());
         assert_eq!(writes, [0; 5], "a restart rewrites nothing");
         assert_eq!(before.peer_addr().unwrap().to_string(), "10.96.0.1:80");
+        // Somebody clears the pins away: what is attached stays so for as long as the proxy runs.
+        let (programs, reconciler) = bench.load();
+        let links = attach(programs, &bench);
+        fs::remove_dir_all(&bench.pins).unwrap();
+        assert_eq!(ask_tcp("10.96.0.1:80").unwrap(), answer("tcp", "10.96.0.1:80"));
+        drop((links, reconciler));
+        assert!(bench.run(&services()) > 0);
+        assert_eq!(ask_tcp("10.96.0.1:80").unwrap(), answer("tcp", "10.96.0.1:80"));
+        // Maps of another version go, once nothing uses them.
+        fs::create_dir(bench.pins.join("v0")).unwrap();
+        fs::hard_link(bench.pins.join(abi::VERSION).join("METRICS"), bench.pins.join("v0/METRICS")).unwrap();
+        datapath::forget_versions(&bench.pins);
+        assert!(!bench.pins.join("v0").exists() && bench.pins.join(abi::VERSION).exists());
         // What is gone from the cluster goes from the maps at the next start.
         bench.run(&[]);
         assert_eq!(dump(&bench.pins).unwrap().services, []);

@@ -24,16 +24,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use informer::Event;
 use informer::kinds::{Node, Traffic, service_of};
+use informer::{Event, ObjectKey};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::datapath::{DatapathError, Programs};
+use crate::datapath::{DatapathError, Links, Programs};
 use crate::kernel::Maps;
 use crate::reconcile::{ReconcileError, Reconciler};
-use crate::state::{HostPorts, Owner};
+use crate::state::{HostPorts, Owner, Place};
 
 /// What the proxy must know of its node.
 #[derive(Clone, Debug)]
@@ -83,7 +83,7 @@ impl Proxy {
         let changes = Arc::new(Changes::default());
         let (report, synced) = watch::channel(false);
         subscribe(&changes, &traffic);
-        let worker = Worker { config, traffic, ports, changes, kernel: Some(kernel), report };
+        let worker = Worker { config, traffic, ports, changes, zone: None, kernel: Some(kernel), report };
         let stop = shutdown.clone();
         supervise::spawn("proxy", tasks, &shutdown, worker, move |worker| {
             let stop = stop.clone();
@@ -151,10 +151,16 @@ fn subscribe(changes: &Arc<Changes>, traffic: &Traffic) {
     traffic.nodes.on_event(move |_| target.add(|pending| pending.nodes = true));
 }
 
-/// The maps and, until they are attached, the programs.
+/// The maps and the programs.
 struct Kernel {
     reconciler: Reconciler<Maps>,
-    programs: Option<Programs>,
+    programs: Hooks,
+}
+
+/// How far the programs are.
+enum Hooks {
+    Loaded(Programs),
+    Attached(#[expect(dead_code, reason = "held, not used")] Links),
 }
 
 impl Kernel {
@@ -162,7 +168,7 @@ impl Kernel {
         let pin_dir = pin_dir.to_owned();
         blocking(move || {
             let (programs, maps) = datapath::load(&pin_dir)?;
-            Ok(Self { reconciler: Reconciler::new(maps)?, programs: Some(programs) })
+            Ok(Self { reconciler: Reconciler::new(maps)?, programs: Hooks::Loaded(programs) })
         })
         .await
     }
@@ -173,6 +179,8 @@ struct Worker {
     traffic: Traffic,
     ports: watch::Receiver<HostPorts>,
     changes: Arc<Changes>,
+    /// Where this node is, as topology hints say it.
+    zone: Option<String>,
     /// Taken while it works on a blocking thread. A panic there loses it; what is pinned is then adopted once more.
     kernel: Option<Kernel>,
     report: watch::Sender<bool>,
@@ -216,37 +224,47 @@ impl Worker {
     /// Puts the changes in the maps; the first time everything, and attaches the programs after that. Returns what failed.
     async fn pass(&mut self, kernel: Kernel) -> Pending {
         let mut pending = self.changes.take();
-        let Kernel { mut reconciler, programs: loaded } = kernel;
-        if loaded.is_some() {
-            pending.nodes = true;
+        let Kernel { mut reconciler, programs } = kernel;
+        let is_first = matches!(programs, Hooks::Loaded(_));
+        pending.nodes |= is_first;
+        let moved = pending.nodes && self.find_zone();
+        if is_first || moved {
             let services = self.traffic.services.list();
             pending.owners.extend(services.iter().map(|service| Owner::Service(service.metadata.key())));
             pending.owners.insert(Owner::HostPorts);
         }
         let wanted: Vec<_> = pending.owners.into_iter().map(|owner| (self.desired(&owner), owner)).collect();
         let addresses = pending.nodes.then(|| self.node_addresses());
-        let cgroup = self.config.cgroup_path.clone();
-        let (failed, kernel) = blocking(move || {
+        let config = self.config.clone();
+        let (failed, freed, kernel) = blocking(move || {
             let mut failed = Pending::default();
+            let mut freed = BTreeSet::new();
             if let Some(Err(error)) = addresses.map(|addresses| reconciler.apply_nodes(&addresses)) {
                 tracing::error!(error = &error as &dyn std::error::Error, "node addresses are not in the maps");
                 failed.nodes = true;
             }
             for (desired, owner) in wanted {
                 match reconciler.apply(&owner, &desired) {
-                    Ok(freed) => failed.owners.extend(freed),
+                    Ok(owners) => freed.extend(owners),
                     Err(error) => {
                         tracing::error!(%owner, error = &error as &dyn std::error::Error, "entries are not in the maps");
                         failed.owners.insert(owner);
                     }
                 }
             }
-            let programs = loaded.and_then(|loaded| finish_start(&mut reconciler, loaded, &cgroup, &mut failed));
+            let programs = match programs {
+                Hooks::Loaded(programs) => finish_start(&mut reconciler, programs, &config, &mut failed),
+                attached @ Hooks::Attached(_) => attached,
+            };
             clean(&mut reconciler);
-            (failed, Kernel { reconciler, programs })
+            (failed, freed, Kernel { reconciler, programs })
         })
         .await;
-        if kernel.programs.is_none() {
+        // At once, and not as failures are, a while later: until then, what they want leads nowhere.
+        if !freed.is_empty() {
+            self.changes.add(|pending| pending.owners.extend(freed));
+        }
+        if matches!(kernel.programs, Hooks::Attached(_)) {
             self.report.send_replace(true);
         }
         self.kernel = Some(kernel);
@@ -260,7 +278,15 @@ impl Worker {
         };
         let slices = self.traffic.slices_of(key);
         let service = self.traffic.services.get(key);
-        service.map(|service| state::desired(&service, &slices, &self.config.node_name)).unwrap_or_default()
+        let place = Place { node: &self.config.node_name, zone: self.zone.as_deref() };
+        service.map(|service| state::desired(&service, &slices, place)).unwrap_or_default()
+    }
+
+    /// Sees to it that the node's zone is known; gives whether it is another one now.
+    fn find_zone(&mut self) -> bool {
+        let node = self.traffic.nodes.get(&ObjectKey::cluster(self.config.node_name.clone()));
+        let zone = node.and_then(|node| node.metadata.labels.get(state::ZONE).cloned());
+        std::mem::replace(&mut self.zone, zone) != self.zone
     }
 
     fn node_addresses(&self) -> BTreeMap<IpAddr, u32> {
@@ -268,28 +294,28 @@ impl Worker {
     }
 }
 
-/// Ends the first pass: stale entries go, then the programs are attached. Gives them back where that failed, to be
-/// tried again.
+/// Ends the first pass: stale entries go, then the programs are attached. Where that failed, it is tried again.
 fn finish_start(
     reconciler: &mut Reconciler<Maps>,
     programs: Programs,
-    cgroup: &Path,
+    config: &ProxyConfig,
     failed: &mut Pending,
-) -> Option<Programs> {
+) -> Hooks {
     if let Err(error) = reconciler.finish_adoption() {
         tracing::error!(error = &error as &dyn std::error::Error, "stale entries are still in the maps");
     }
-    match programs.attach(cgroup) {
-        Ok(()) => {
-            let owners = reconciler.known().len();
-            tracing::info!(owners, writes = reconciler.writes(), cgroup = %cgroup.display(), "Services are translated");
-            None
+    match programs.attach(&config.cgroup_path) {
+        Ok(links) => {
+            let (owners, cgroup) = (reconciler.known().len(), config.cgroup_path.display());
+            tracing::info!(owners, writes = reconciler.writes(), %cgroup, "Services are translated");
+            datapath::forget_versions(&config.pin_dir);
+            Hooks::Attached(links)
         }
         Err(failure) => {
             let (programs, error) = *failure;
             tracing::error!(error = &error as &dyn std::error::Error, "Services are not translated");
             failed.nodes = true;
-            Some(programs)
+            Hooks::Loaded(programs)
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What the maps should say of one Service: a pure function of the Service, its EndpointSlices and this node's name.
+//! What the maps should say of one Service: a pure function of the Service, its EndpointSlices and this node's place.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use abi::service_flag;
 use informer::ObjectKey;
-use informer::kinds::{Endpoint, EndpointSlice, Service, ServicePort};
+use informer::kinds::{Endpoint, EndpointHints, EndpointSlice, Named, Service, ServicePort};
 
 /// A Service with this label belongs to another proxy.
 const PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// A Service with this label wants no proxy at all.
 const HEADLESS: &str = "service.kubernetes.io/headless";
+/// A node's zone.
+pub const ZONE: &str = "topology.kubernetes.io/zone";
 /// Upstream's default for session affinity: three hours.
 const AFFINITY_SECONDS: u32 = 10_800;
 
@@ -121,8 +123,17 @@ pub fn host_ports(ports: &HostPorts) -> Desired {
     wanted
 }
 
+/// Where this node is.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// Its name, as in an endpoint's `nodeName`.
+    pub node: &'a str,
+    /// Its zone, by label [`ZONE`].
+    pub zone: Option<&'a str>,
+}
+
 /// Computes what the maps should say.
-pub fn desired(service: &Service, slices: &[Arc<EndpointSlice>], node_name: &str) -> Desired {
+pub fn desired(service: &Service, slices: &[Arc<EndpointSlice>], place: Place<'_>) -> Desired {
     let mut wanted = Desired::default();
     let labels = &service.metadata.labels;
     let headless = service.spec.cluster_ip == "None" || service.spec.cluster_ip.is_empty();
@@ -135,7 +146,7 @@ pub fn desired(service: &Service, slices: &[Arc<EndpointSlice>], node_name: &str
     }
     for port in &service.spec.ports {
         let Some(protocol) = protocol(&port.protocol) else { continue };
-        add_port(&mut wanted, service, port, protocol, slices, node_name);
+        add_port(&mut wanted, service, port, protocol, slices, place);
     }
     wanted
 }
@@ -154,7 +165,7 @@ fn add_port(
     port: &ServicePort,
     protocol: Protocol,
     slices: &[Arc<EndpointSlice>],
-    node_name: &str,
+    place: Place<'_>,
 ) {
     let spec = &service.spec;
     let affinity = match spec.session_affinity.as_str() {
@@ -177,7 +188,7 @@ fn add_port(
 
     let mut add = |family, address, number, local, flags| {
         let set = SetKey { family, port: port.name.clone(), protocol, local };
-        wanted.sets.entry(set.clone()).or_insert_with(|| backends(slices, &set, node_name));
+        wanted.sets.entry(set.clone()).or_insert_with(|| backends(slices, &set, place));
         wanted.frontends.insert(Frontend { family, address, port: number, protocol }, Target { set, flags, affinity });
     };
     for address in &cluster {
@@ -205,14 +216,14 @@ pub fn family_of(address: &IpAddr) -> Family {
     if address.is_ipv4() { Family::V4 } else { Family::V6 }
 }
 
-/// Ready endpoints; where there are none, those that terminate but still serve.
-fn backends(slices: &[Arc<EndpointSlice>], set: &SetKey, node_name: &str) -> Vec<SocketAddr> {
-    let mut ready = BTreeSet::new();
-    let mut draining = BTreeSet::new();
+/// Ready endpoints, by topology hints those for here; where none is ready, those that terminate but still serve.
+fn backends(slices: &[Arc<EndpointSlice>], set: &SetKey, place: Place<'_>) -> Vec<SocketAddr> {
+    let mut ready = Vec::new();
+    let mut draining = Vec::new();
     for slice in slices {
         let matching = matching_ports(slice, set);
         for endpoint in &slice.endpoints {
-            if set.local && endpoint.node_name.as_deref() != Some(node_name) {
+            if set.local && endpoint.node_name.as_deref() != Some(place.node) {
                 continue;
             }
             let Some(address) = endpoint.addresses.first().and_then(|text| text.parse::<IpAddr>().ok()) else {
@@ -222,11 +233,34 @@ fn backends(slices: &[Arc<EndpointSlice>], set: &SetKey, node_name: &str) -> Vec
                 continue;
             }
             let Some(list) = usable(endpoint, &mut ready, &mut draining) else { continue };
-            list.extend(matching.iter().map(|port| SocketAddr::new(address, *port)));
+            list.extend(matching.iter().map(|port| (SocketAddr::new(address, *port), endpoint)));
         }
     }
-    let chosen = if ready.is_empty() { draining } else { ready };
+    let chosen = match (ready.is_empty(), set.local) {
+        (true, _) => draining,
+        (false, true) => ready,
+        (false, false) => nearest(ready, place),
+    };
+    let chosen: BTreeSet<_> = chosen.into_iter().map(|(at, _)| at).collect();
     chosen.into_iter().take(usize::from(u16::MAX)).collect()
+}
+
+/// Those that hints give to this node, else to its zone. Hints count only where every endpoint has them and one is for
+/// here; else all are taken.
+fn nearest<'a>(mut all: Vec<(SocketAddr, &'a Endpoint)>, place: Place<'_>) -> Vec<(SocketAddr, &'a Endpoint)> {
+    type List = fn(&EndpointHints) -> &[Named];
+    let lists: [(List, Option<&str>); 2] =
+        [(|hints| &hints.for_nodes, Some(place.node)), (|hints| &hints.for_zones, place.zone)];
+    for (list, here) in lists {
+        let Some(here) = here else { continue };
+        let hinted = |endpoint: &'a Endpoint| endpoint.hints.as_ref().map_or(&[][..], list);
+        let is_near = |endpoint| hinted(endpoint).iter().any(|named| named.name == here);
+        if all.iter().all(|(_, endpoint)| !hinted(endpoint).is_empty()) && all.iter().any(|(_, at)| is_near(at)) {
+            all.retain(|(_, endpoint)| is_near(endpoint));
+            break;
+        }
+    }
+    all
 }
 
 fn matching_ports(slice: &EndpointSlice, set: &SetKey) -> Vec<u16> {
@@ -239,11 +273,10 @@ fn matching_ports(slice: &EndpointSlice, set: &SetKey) -> Vec<u16> {
 
 fn usable<'a, L>(endpoint: &Endpoint, ready: &'a mut L, draining: &'a mut L) -> Option<&'a mut L> {
     let conditions = &endpoint.conditions;
-    let is_ready = conditions.ready.unwrap_or(true);
-    if is_ready {
+    if conditions.ready.unwrap_or(true) {
         return Some(ready);
     }
-    let drains = conditions.serving.unwrap_or(is_ready) && conditions.terminating.unwrap_or(false);
+    let drains = conditions.serving.unwrap_or(true) && conditions.terminating.unwrap_or(false);
     drains.then_some(draining)
 }
 
@@ -269,6 +302,8 @@ mod tests {
         Arc::new(serde_json::from_value(object).unwrap())
     }
 
+    const HERE: Place<'_> = Place { node: "here", zone: Some("east") };
+
     /// One line a frontend: `proto address:port[ flags][ affinity] -> backends`.
     fn render(wanted: &Desired) -> Vec<String> {
         let line = |(front, target): (&Frontend, &Target)| {
@@ -282,7 +317,7 @@ mod tests {
     }
 
     fn check(name: &str, spec: Value, endpoints: Value, expected: &[&str]) {
-        let wanted = desired(&service(spec), &[slice(endpoints)], "here");
+        let wanted = desired(&service(spec), &[slice(endpoints)], HERE);
         assert_eq!(render(&wanted), expected, "{name}");
     }
 
@@ -358,11 +393,11 @@ mod tests {
         object.status.load_balancer.ingress = serde_json::from_value(json!([
             {"ip": "5.5.5.5"}, {"hostname": "x"}, {"ip": "6.6.6.6", "ipMode": "Proxy"}]))
         .unwrap();
-        let lines = render(&desired(&object, &[slice(two())], "here"));
+        let lines = render(&desired(&object, &[slice(two())], HERE));
         assert_eq!(lines.len(), 2, "{lines:?}");
         assert!(lines[0].starts_with("Tcp 5.5.5.5:80"), "{lines:?}");
         object.metadata.labels.insert(PROXY_NAME.into(), "other".into());
-        assert_eq!(desired(&object, &[slice(two())], "here"), Desired::default());
+        assert_eq!(desired(&object, &[slice(two())], HERE), Desired::default());
     }
 
     #[test]
@@ -377,6 +412,11 @@ mod tests {
         let cases: &[(&str, Value, &str)] = &[
             ("ready only", json!([ready, unready, draining, dying]), "10.0.0.1:8080"),
             ("draining instead of none", json!([unready, draining, dying]), "10.0.0.3:8080"),
+            (
+                "serving, where it is not said",
+                json!([endpoint(5, json!({"ready": false, "terminating": true}))]),
+                "10.0.0.5:8080",
+            ),
             ("none", json!([unready, dying]), ""),
             ("twice the same", json!([ready, ready]), "10.0.0.1:8080"),
             ("other family", json!([{"addresses": ["fd00::1"]}]), ""),
@@ -384,6 +424,29 @@ mod tests {
         ];
         for (name, endpoints, expected) in cases {
             check(name, spec(), endpoints.clone(), &[&format!("Tcp 10.96.0.5:80 -> {expected}")]);
+        }
+    }
+    #[test]
+    fn topology_hints() {
+        let spec = |policy: &str| json!({"clusterIP": "10.96.0.5", "internalTrafficPolicy": policy, "ports": [{"name": "http", "port": 80}]});
+        let endpoint = |last: u8, hints: Value| json!({"addresses": [format!("10.0.0.{last}")], "nodeName": "here", "hints": hints});
+        let zone = |name: &str| json!({"forZones": [{"name": name}]});
+        let node = |name: &str| json!({"forZones": [{"name": "east"}], "forNodes": [{"name": name}]});
+        let all = "10.0.0.1:8080 10.0.0.2:8080";
+        let cases: &[(&str, Value, Value, &str)] = &[
+            ("one zone is near", zone("east"), zone("west"), "10.0.0.1:8080"),
+            ("both are", zone("east"), zone("east"), all),
+            ("none is", zone("west"), zone("north"), all),
+            ("one has no hints", zone("east"), Value::Null, all),
+            ("the node before the zone", node("here"), node("there"), "10.0.0.1:8080"),
+            ("no node of these, but the zone", node("x"), node("y"), all),
+            ("not every one for a node", node("here"), zone("west"), "10.0.0.1:8080"),
+            ("a list that is null", json!({"forZones": null}), zone("east"), all),
+        ];
+        for (name, one, two, expected) in cases {
+            let endpoints = json!([endpoint(1, one.clone()), endpoint(2, two.clone())]);
+            check(name, spec("Cluster"), endpoints.clone(), &[&format!("Tcp 10.96.0.5:80 -> {expected}")]);
+            check(name, spec("Local"), endpoints, &[&format!("Tcp 10.96.0.5:80 -> {all}")]);
         }
     }
 }
