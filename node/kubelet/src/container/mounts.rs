@@ -1,5 +1,6 @@
 //! What is mounted into a container: its volumes (or parts of them), the hosts file, the termination message.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -61,10 +62,7 @@ fn volume(
     let host = volumes.get(&mount.name).ok_or_else(|| format!("volume {:?} is not mounted", mount.name))?;
     let sub = match (&mount.sub_path, &mount.sub_path_expr) {
         (Some(sub), _) if !sub.is_empty() => Some(sub.clone()),
-        (_, Some(expr)) if !expr.is_empty() => {
-            let lookup = |name: &str| env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-            Some(expand(expr, lookup))
-        }
+        (_, Some(expr)) if !expr.is_empty() => Some(expanded(expr, env)?),
         _ => None,
     };
     let host = match sub {
@@ -102,6 +100,23 @@ fn volume(
     })
 }
 
+/// The path that an expression stands for. A variable that is missing or empty would make another path of it, up to the
+/// whole volume: then there is none.
+fn expanded(expr: &str, env: &Env) -> Result<String, String> {
+    let mut missing = BTreeSet::new();
+    let path = expand(expr, |name| {
+        let value = env.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
+        if value.as_ref().is_none_or(String::is_empty) {
+            missing.insert(name.to_owned());
+        }
+        value
+    });
+    if missing.is_empty() {
+        return Ok(path);
+    }
+    Err(format!("missing value for {}", missing.into_iter().collect::<Vec<_>>().join(", ")))
+}
+
 fn hosts(pod: &Pod, dir: &Path, ips: &[String], settings: &Settings) -> io::Result<Mount> {
     let text = if pod::host_network(pod) {
         let own = fs::read_to_string("/etc/hosts").unwrap_or_default();
@@ -133,6 +148,19 @@ mod tests {
     use k8s_openapi::api::core::v1::{ConfigMapVolumeSource, PodSpec, Volume};
 
     use super::*;
+
+    #[test]
+    fn an_expression_wants_all_its_variables() {
+        let env: Env = [("A", "a"), ("B", "b"), ("EMPTY", "")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        for (expr, expected) in [
+            ("$(A)/$(B)", Ok("a/b")),
+            ("x/$$(NONE)", Ok("x/$(NONE)")),
+            ("$(EMPTY)", Err("missing value for EMPTY")),
+            ("$(NONE)/$(A)/$(EMPTY)", Err("missing value for EMPTY, NONE")),
+        ] {
+            assert_eq!(expanded(expr, &env), expected.map(str::to_owned).map_err(str::to_owned), "{expr}");
+        }
+    }
 
     #[test]
     fn volumes_hosts_and_termination() {

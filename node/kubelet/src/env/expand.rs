@@ -1,7 +1,7 @@
 //! `$(VAR)` in commands, arguments and values: known names are replaced, unknown ones stay, `$$` is one dollar.
 
 /// Expands references by `lookup`.
-pub(crate) fn expand(input: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
+pub(crate) fn expand(input: &str, mut lookup: impl FnMut(&str) -> Option<String>) -> String {
     let mut out = String::with_capacity(input.len());
     let mut rest = input;
     while let Some(at) = rest.find('$') {
