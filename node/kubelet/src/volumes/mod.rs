@@ -109,7 +109,8 @@ impl PodVolumes {
         if let Some(source) = volume.empty_dir.clone() {
             let path = self.volume_dir("kubernetes.io~empty-dir", &volume.name);
             let on_mismatch = on_root_mismatch(pod);
-            return blocking(move || empty_dir(&path, &source, group, on_mismatch).map(|()| path)).await;
+            let most = most_memory(pod, &source, facts.capacity.memory);
+            return blocking(move || empty_dir(&path, &source, most, group, on_mismatch).map(|()| path)).await;
         }
         Err(format!("{} volumes are not supported yet", source_kind(volume)))
     }
@@ -138,13 +139,22 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
     }
 }
 
-fn empty_dir(path: &Path, source: &EmptyDirVolumeSource, group: Option<u32>, on_mismatch: bool) -> io::Result<()> {
+/// What a volume in memory may hold: no more than it says, than its pod may use, and than the node gives pods at all.
+fn most_memory(pod: &Pod, source: &EmptyDirVolumeSource, allocatable: i64) -> Option<i64> {
+    let own = source.size_limit.as_ref().and_then(|limit| resources::amount("memory", limit));
+    [own, resources::pod_limit(pod, "memory"), Some(allocatable)].into_iter().flatten().filter(|most| *most > 0).min()
+}
+
+fn empty_dir(
+    path: &Path,
+    source: &EmptyDirVolumeSource,
+    most: Option<i64>,
+    group: Option<u32>,
+    on_mismatch: bool,
+) -> io::Result<()> {
     fs::create_dir_all(path)?;
     match source.medium.as_deref().unwrap_or_default() {
-        "Memory" => {
-            let size = source.size_limit.as_ref().and_then(|q| resources::amount("memory", q)).filter(|s| *s > 0);
-            mounts::tmpfs(path, size)?;
-        }
+        "Memory" => mounts::tmpfs(path, most)?,
         "" => {}
         other => {
             return Err(io::Error::new(io::ErrorKind::Unsupported, format!("medium {other:?} is not supported yet")));
@@ -181,7 +191,10 @@ fn source_kind(volume: &Volume) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::api::core::v1::{DownwardAPIVolumeSource, NFSVolumeSource, PodSpec};
+    use k8s_openapi::api::core::v1::{
+        Container, DownwardAPIVolumeSource, NFSVolumeSource, PodSpec, ResourceRequirements,
+    };
+    use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
     async fn setup(dir: &Path, volume: Volume) -> Result<VolumePaths, VolumeError> {
         let spec = PodSpec { volumes: Some(vec![volume]), ..PodSpec::default() };
@@ -202,6 +215,25 @@ mod tests {
         teardown(pod_dir.clone()).await.unwrap();
         assert!(!pod_dir.exists());
         teardown(pod_dir).await.unwrap();
+    }
+
+    #[test]
+    fn memory_is_bounded_by_volume_pod_and_node() {
+        let quantity = |text: &str| Quantity(text.into());
+        for (own, pod, node, expected) in [
+            (Some("1Mi"), Some("2Mi"), 3 << 20, Some(1 << 20)),
+            (Some("4Mi"), Some("2Mi"), 3 << 20, Some(2 << 20)),
+            (None, None, 3 << 20, Some(3 << 20)),
+            (Some("0"), None, 0, None),
+        ] {
+            let limits = pod.map(|limit| [("memory".to_owned(), quantity(limit))].into());
+            let resources = Some(ResourceRequirements { limits, ..ResourceRequirements::default() });
+            let container = Container { resources, ..Container::default() };
+            let spec = PodSpec { containers: vec![container], ..PodSpec::default() };
+            let pod = Pod { spec: Some(spec), ..Pod::default() };
+            let source = EmptyDirVolumeSource { size_limit: own.map(quantity), ..EmptyDirVolumeSource::default() };
+            assert_eq!(most_memory(&pod, &source, node), expected, "{own:?} {node}");
+        }
     }
 
     #[tokio::test]
