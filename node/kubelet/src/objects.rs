@@ -48,10 +48,15 @@ fn decode(encoded: &BTreeMap<String, String>) -> impl Iterator<Item = (String, V
     encoded.iter().map(|(key, value)| (key.clone(), BASE64_STANDARD.decode(value).unwrap_or_default()))
 }
 
+impl ConfigMap {
+    fn text(&self) -> impl Iterator<Item = (String, Vec<u8>)> {
+        self.data.iter().map(|(key, value)| (key.clone(), value.clone().into_bytes()))
+    }
+}
+
 impl HasData for ConfigMap {
     fn data(&self) -> Data {
-        let text = self.data.iter().map(|(key, value)| (key.clone(), value.clone().into_bytes()));
-        text.chain(decode(&self.binary_data)).collect()
+        self.text().chain(decode(&self.binary_data)).collect()
     }
 }
 
@@ -72,10 +77,10 @@ struct Watched<T> {
 pub(crate) struct Handle<T>(Arc<Watched<T>>, ObjectKey);
 
 impl<T: HasData> Handle<T> {
-    /// The object's entries once the API server has told of it; `None` where it does not exist.
-    pub(crate) async fn data(&self) -> Option<Data> {
+    /// The object once the API server has told of it; `None` where it does not exist.
+    async fn object(&self) -> Option<Arc<T>> {
         self.0.informer.synced().await;
-        self.0.informer.get(&self.1).map(|object| object.data())
+        self.0.informer.get(&self.1)
     }
 }
 
@@ -171,6 +176,15 @@ impl PodObjects {
 
     /// Entries of a ConfigMap.
     pub(crate) async fn config_map(&self, name: &str) -> Option<Data> {
+        Some(self.config_map_object(name).await?.data())
+    }
+
+    /// Those entries of a ConfigMap that are text: variables are made of no others.
+    pub(crate) async fn config_map_text(&self, name: &str) -> Option<Data> {
+        Some(self.config_map_object(name).await?.text().collect())
+    }
+
+    async fn config_map_object(&self, name: &str) -> Option<Arc<ConfigMap>> {
         let objects = self.objects.as_ref()?;
         let handle = {
             let mut held = self.config_maps.lock().unwrap_or_else(PoisonError::into_inner);
@@ -178,7 +192,7 @@ impl PodObjects {
             let acquire = || Arc::new(objects.config_maps.acquire(&objects.source, key, &self.changed));
             Arc::clone(held.entry(name.to_owned()).or_insert_with(acquire))
         };
-        handle.data().await
+        handle.object().await
     }
 
     /// Entries of a Secret.
@@ -190,6 +204,19 @@ impl PodObjects {
             let acquire = || Arc::new(objects.secrets.acquire(&objects.source, key, &self.changed));
             Arc::clone(held.entry(name.to_owned()).or_insert_with(acquire))
         };
-        handle.data().await
+        Some(handle.object().await?.data())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_config_map_s_bytes_are_files_and_no_variables() {
+        let text = r#"{"metadata":{},"data":{"a":"1"},"binaryData":{"b":"AAH/"}}"#;
+        let map: ConfigMap = serde_json::from_str(text).unwrap();
+        assert_eq!(map.data(), Data::from([("a".into(), b"1".to_vec()), ("b".into(), vec![0, 1, 255])]));
+        assert_eq!(map.text().map(|(key, _)| key).collect::<Vec<_>>(), ["a"]);
     }
 }

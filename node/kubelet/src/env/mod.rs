@@ -69,7 +69,7 @@ async fn from_objects(pod: &Pod, container: &Container, objects: &PodObjects) ->
         let prefix = source.prefix.as_deref().unwrap_or_default();
         let (data, missing) = if let Some(reference) = &source.config_map_ref {
             let optional = reference.optional.unwrap_or(false);
-            let data = objects.config_map(&reference.name).await;
+            let data = objects.config_map_text(&reference.name).await;
             (data, (!optional).then(|| format!("configmap {:?} not found", reference.name)))
         } else if let Some(reference) = &source.secret_ref {
             let optional = reference.optional.unwrap_or(false);
@@ -117,7 +117,13 @@ async fn from_source(
     }
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let (kind, data, name, key, optional) = if let Some(reference) = &source.config_map_key_ref {
-        ("ConfigMap", objects.config_map(&reference.name).await, &reference.name, &reference.key, reference.optional)
+        (
+            "ConfigMap",
+            objects.config_map_text(&reference.name).await,
+            &reference.name,
+            &reference.key,
+            reference.optional,
+        )
     } else if let Some(reference) = &source.secret_key_ref {
         ("Secret", objects.secret(&reference.name).await, &reference.name, &reference.key, reference.optional)
     } else {
