@@ -61,8 +61,29 @@ fn subscript(path: &str) -> Option<(&str, &str)> {
 
 /// `key="value"` a line, sorted, as volumes show labels and annotations.
 fn format_map(map: Option<&BTreeMap<String, String>>) -> String {
-    let lines: Vec<String> = map.into_iter().flatten().map(|(key, value)| format!("{key}={value:?}")).collect();
+    let lines: Vec<String> = map.into_iter().flatten().map(|(key, value)| format!("{key}={}", quoted(value))).collect();
     lines.join("\n")
+}
+
+/// As Go quotes a string.
+fn quoted(text: &str) -> String {
+    let mut out = String::from('"');
+    for char in text.chars() {
+        match char {
+            '"' | '\\' => out.extend(['\\', char]),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            '\u{b}' => out.push_str("\\v"),
+            '\0'..' ' | '\u{7f}' => out.push_str(&format!("\\x{:02x}", u32::from(char))),
+            control if control.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(control))),
+            plain => out.push(plain),
+        }
+    }
+    out + "\""
 }
 
 /// A resource of a container, in units of the divisor, rounded up.
@@ -131,6 +152,7 @@ mod tests {
             assert_eq!(field(&pod, &facts, path).unwrap(), expected, "{path}");
         }
         assert!(field(&pod, &facts, "spec.nope").is_err());
+        assert_eq!(quoted("a\tb\u{1b}\u{7f}\0\u{85}e\u{301}\\"), "\"a\\tb\\x1b\\x7f\\x00\\u0085e\u{301}\\\\\"");
     }
 
     #[test]
