@@ -60,21 +60,23 @@ impl QosClass {
 
 const GUARANTEED_OOM_SCORE: i64 = -997;
 const BEST_EFFORT_OOM_SCORE: i64 = 1000;
+/// Priorities from here on are the system's.
+const SYSTEM_PRIORITY: i32 = 2_000_000_000;
 
 /// The kernel's preference for killing this container first: the less of its node's memory it asked for, the higher.
 pub(crate) fn oom_score_adj(pod: &Pod, container: &Container, memory_capacity: i64) -> i64 {
-    let critical = matches!(
-        pod::spec(pod).priority_class_name.as_deref(),
-        Some("system-node-critical" | "system-cluster-critical")
-    ) && pod::spec(pod).priority.unwrap_or(0) >= 2_000_000_000;
-    if critical {
+    let critical = pod::spec(pod).priority_class_name.as_deref() == Some("system-node-critical");
+    if critical && pod::spec(pod).priority.unwrap_or(0) >= SYSTEM_PRIORITY {
         return GUARANTEED_OOM_SCORE;
     }
     match QosClass::of(pod) {
         QosClass::Guaranteed => GUARANTEED_OOM_SCORE,
         QosClass::BestEffort => BEST_EFFORT_OOM_SCORE,
         QosClass::Burstable => {
-            let request = resources::request(container, "memory").unwrap_or(0);
+            let of = |container: &Container| resources::request(container, "memory").unwrap_or(0);
+            // A sidecar goes no sooner than what it serves.
+            let served = pod::containers(pod).iter().filter(|_| pod::is_sidecar(pod, &container.name));
+            let request = served.map(of).min().unwrap_or(0).max(of(container));
             let score = 1000 - (1000 * i128::from(request) / i128::from(memory_capacity.max(1))) as i64;
             score.clamp(1000 + GUARANTEED_OOM_SCORE, BEST_EFFORT_OOM_SCORE - 1)
         }
@@ -119,6 +121,21 @@ mod tests {
             let pod = pod(requests, limits);
             assert_eq!(QosClass::of(&pod), class, "{requests} / {limits}");
             assert_eq!(oom_score_adj(&pod, &pod::containers(&pod)[0], 4 * gib), score, "{requests} / {limits}");
+        }
+        // A sidecar is as safe as the least of what it serves.
+        for (own, of_app, score) in [("memory=1Gi", "memory=2Gi", 500), ("memory=2Gi", "memory=1Gi", 500)] {
+            let mut both = pod(of_app, "");
+            let sidecar =
+                Container { restart_policy: Some("Always".into()), ..pod(own, "").spec.unwrap().containers[0].clone() };
+            let sidecar = Container { name: "s".into(), ..sidecar };
+            both.spec.as_mut().unwrap().init_containers = Some(vec![sidecar.clone()]);
+            assert_eq!(oom_score_adj(&both, &sidecar, 4 * gib), score, "{own} beside {of_app}");
+        }
+        for (class, score) in [("system-node-critical", -997), ("system-cluster-critical", 1000)] {
+            let mut critical = pod("", "");
+            let spec = critical.spec.as_mut().unwrap();
+            (spec.priority_class_name, spec.priority) = (Some(class.into()), Some(SYSTEM_PRIORITY));
+            assert_eq!(oom_score_adj(&critical, &pod::containers(&critical)[0], 4 * gib), score, "{class}");
         }
     }
 }
