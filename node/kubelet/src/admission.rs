@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod};
 
 use crate::allocation::Pending;
-use crate::container::sysctls;
+use crate::container::{security, sysctls};
 use crate::pod;
 use crate::resources;
 use crate::worker::Failure;
@@ -18,6 +18,8 @@ pub(crate) struct Offer {
     pub(crate) memory: i64,
     pub(crate) pods: usize,
     pub(crate) labels: BTreeMap<String, String>,
+    /// Its kernel enforces AppArmor's profiles.
+    pub(crate) apparmor: bool,
 }
 
 /// Whether the node takes the pod beside those it has.
@@ -28,6 +30,9 @@ pub(crate) fn admit(pod: &Pod, others: &[&Pod], offer: &Offer) -> Result<(), Fai
     }
     if let Err(why) = sysctls::check(pod) {
         return fail("SysctlForbidden", format!("forbidden sysctl: {why}"));
+    }
+    if !offer.apparmor && security::wants_apparmor(pod) {
+        return fail("AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host".into());
     }
     if others.len() >= offer.pods {
         let used = others.len();
@@ -148,7 +153,9 @@ fn matches_requirement(requirement: &NodeSelectorRequirement, value: Option<&Str
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::{Container, ContainerPort, PodOS, PodSpec, ResourceRequirements};
+    use k8s_openapi::api::core::v1::{
+        AppArmorProfile, Container, ContainerPort, PodOS, PodSpec, ResourceRequirements, SecurityContext,
+    };
     use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
     use super::*;
@@ -173,7 +180,7 @@ mod tests {
     #[test]
     fn reasons() {
         let labels = BTreeMap::from([("zone".to_owned(), "a".to_owned())]);
-        let offer = Offer { name: "n".into(), cpu_milli: 2000, memory: 1 << 30, pods: 2, labels };
+        let mut offer = Offer { name: "n".into(), cpu_milli: 2000, memory: 1 << 30, pods: 2, labels, apparmor: false };
         let present = pod("1500m", Some(80), None);
         for (others, new, expected) in [
             (1, pod("500m", None, Some(("zone", "a"))), None),
@@ -199,5 +206,16 @@ mod tests {
         let mut windows = pod("0", None, None);
         windows.spec.as_mut().unwrap().os = Some(PodOS { name: "windows".into() });
         assert_eq!(admit(&windows, &[], &offer).unwrap_err().reason, "PodOSNotSupported");
+        for (profile, refused) in [("Unconfined", false), ("RuntimeDefault", true), ("Localhost", true)] {
+            let mut confined = pod("0", None, None);
+            let profile = AppArmorProfile { type_: profile.into(), ..AppArmorProfile::default() };
+            let security = SecurityContext { app_armor_profile: Some(profile), ..SecurityContext::default() };
+            confined.spec.as_mut().unwrap().containers[0].security_context = Some(security);
+            offer.apparmor = false;
+            let reason = admit(&confined, &[], &offer).err().map(|failure| failure.reason);
+            assert_eq!(reason.as_deref(), refused.then_some("AppArmor"));
+            offer.apparmor = true;
+            assert!(admit(&confined, &[], &offer).is_ok());
+        }
     }
 }

@@ -172,6 +172,7 @@ fn context(
         cgroup_root: config.cgroup_root.clone(),
         memory_capacity: machine.memory as i64,
         pod_pids: machine.pod_pids() as i64,
+        kill_group: cgroups.are_v2(),
     };
     let capacity = NodeCapacity {
         cpu_milli: machine.cpus as i64 * 1000,
@@ -208,5 +209,6 @@ fn offer(config: &KubeletConfig, machine: &Machine) -> admission::Offer {
         memory: machine.memory_allocatable() as i64,
         pods: config.max_pods as usize,
         labels,
+        apparmor: node::facts::apparmor(),
     }
 }

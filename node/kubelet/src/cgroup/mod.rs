@@ -81,6 +81,11 @@ impl Cgroups {
         Cgroups { layout, root: PathBuf::from(root.trim_matches('/')) }
     }
 
+    /// Whether this is cgroup v2 alone.
+    pub(crate) fn are_v2(&self) -> bool {
+        matches!(self.layout, Layout::V2 { .. })
+    }
+
     /// Makes the trees of the three classes, which together weigh as much as this many thousandths of a cpu.
     pub(crate) fn setup(&self, cpu_milli: i64) -> Result<(), CgroupError> {
         let weights = [(QosClass::Guaranteed, cpu_milli), (QosClass::Burstable, 0), (QosClass::BestEffort, 0)];

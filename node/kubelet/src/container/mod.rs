@@ -12,8 +12,8 @@ use std::path::PathBuf;
 
 use cri::containerd::Registries;
 use cri::v1::{
-    ContainerConfig, ContainerMetadata, ImageSpec, KeyValue, LinuxContainerConfig, LinuxContainerResources, Mount,
-    Signal,
+    ContainerConfig, ContainerMetadata, Image, ImageSpec, KeyValue, LinuxContainerConfig, LinuxContainerResources,
+    Mount, Signal,
 };
 use k8s_openapi::api::core::v1::{Container, Pod};
 
@@ -40,6 +40,8 @@ pub(crate) struct Settings {
     pub(crate) memory_capacity: i64,
     /// Processes and threads that one pod may have; zero for no limit.
     pub(crate) pod_pids: i64,
+    /// The kernel can kill all of a container where it would kill one process of it for want of memory.
+    pub(crate) kill_group: bool,
 }
 
 impl Settings {
@@ -73,7 +75,7 @@ pub(crate) struct Request<'a> {
     pub(crate) container: &'a Container,
     /// How many runs of it there were before.
     pub(crate) restart_count: u32,
-    pub(crate) image_ref: &'a str,
+    pub(crate) image: &'a Image,
     pub(crate) env: &'a Env,
     pub(crate) mounts: Vec<Mount>,
     /// Host file of the termination message.
@@ -90,11 +92,7 @@ pub(crate) fn config(request: Request<'_>, settings: &Settings) -> ContainerConf
     let image = container.image.clone().unwrap_or_default();
     ContainerConfig {
         metadata: Some(ContainerMetadata { name: container.name.clone(), attempt: restart_count }),
-        image: Some(ImageSpec {
-            image: request.image_ref.to_owned(),
-            user_specified_image: image,
-            ..ImageSpec::default()
-        }),
+        image: Some(ImageSpec { image: request.image.id.clone(), user_specified_image: image, ..ImageSpec::default() }),
         command: expanded(&container.command),
         args: expanded(&container.args),
         working_dir: container.working_dir.clone().unwrap_or_default(),
@@ -108,7 +106,7 @@ pub(crate) fn config(request: Request<'_>, settings: &Settings) -> ContainerConf
         tty: container.tty.unwrap_or(false),
         linux: Some(LinuxContainerConfig {
             resources: Some(linux_resources(pod, container, settings)),
-            security_context: Some(security::context(pod, container, request.target, settings)),
+            security_context: Some(security::context(pod, container, request.image, request.target, settings)),
         }),
         stop_signal: stop_signal(container).into(),
         ..ContainerConfig::default()
@@ -154,6 +152,8 @@ pub(crate) fn linux_resources(pod: &Pod, container: &Container, settings: &Setti
         cpu_shares: cgroup::shares(cpu_request) as i64,
         memory_limit_in_bytes: resources::limit(container, "memory").unwrap_or(0),
         oom_score_adj: qos::oom_score_adj(pod, container, settings.memory_capacity),
+        // As upstream: half a container is nothing that anybody could restart.
+        unified: settings.kill_group.then(|| ("memory.oom.group".to_owned(), "1".to_owned())).into_iter().collect(),
         ..LinuxContainerResources::default()
     }
 }
@@ -187,18 +187,19 @@ mod tests {
             pod: &Pod::default(),
             container: &container,
             restart_count: 4,
-            image_ref: "sha256:1",
+            image: &Image { id: "sha256:1".into(), ..Image::default() },
             env: &env,
             mounts: vec![],
             termination_file: "/f".into(),
             target: None,
         };
-        let config = config(request, &Settings::for_tests());
+        let config = config(request, &Settings { kill_group: true, ..Settings::for_tests() });
         assert_eq!(config.args, ["--name=x", "$(NONE)"]);
         assert_eq!(config.log_path, "c/4.log");
         assert_eq!(config.annotations[labels::RESTART_COUNT], "4");
         assert_eq!(config.stop_signal(), Signal::Sigusr1);
         let linux = config.linux.unwrap().resources.unwrap();
         assert_eq!((linux.cpu_quota, linux.cpu_shares, linux.memory_limit_in_bytes), (50_000, 512, 64 << 20));
+        assert_eq!(linux.unified["memory.oom.group"], "1");
     }
 }

@@ -109,8 +109,26 @@ fn apparmor(pod: &Pod, container: &Container) -> Option<SecurityProfile> {
     })
 }
 
+/// Whether the pod asks for a profile of AppArmor's: without it one would run less confined than it says.
+pub(crate) fn wants_apparmor(pod: &Pod) -> bool {
+    pod::all_containers(pod)
+        .filter_map(|container| apparmor(pod, container))
+        .any(|profile| profile.profile_type() != ProfileType::Unconfined)
+}
+
 fn profile(kind: ProfileType, localhost_ref: String) -> SecurityProfile {
     SecurityProfile { profile_type: kind.into(), localhost_ref }
+}
+
+/// The user and its name, where one has to be said: a group is refused without. It is the image's then, or root.
+fn user(pod: &Pod, container: &Container, image: &Image, group: Option<i64>) -> (Option<i64>, String) {
+    match (run_as_user(pod, container), group, &image.uid) {
+        (Some(user), _, _) => (Some(user), String::new()),
+        (None, None, _) => (None, String::new()),
+        (None, Some(_), Some(uid)) => (Some(uid.value), String::new()),
+        (None, Some(_), None) if !image.username.is_empty() => (None, image.username.clone()),
+        (None, Some(_), None) => (Some(0), String::new()),
+    }
 }
 
 /// Builds a container's security context.
@@ -118,6 +136,7 @@ fn profile(kind: ProfileType, localhost_ref: String) -> SecurityProfile {
 pub(crate) fn context(
     pod: &Pod,
     container: &Container,
+    image: &Image,
     target: Option<String>,
     settings: &Settings,
 ) -> LinuxContainerSecurityContext {
@@ -130,6 +149,8 @@ pub(crate) fn context(
     let own = container.security_context.as_ref().unwrap_or(&none);
     let of_pod = pod::spec(pod).security_context.as_ref();
     let privileged = privileged(container);
+    let group = own.run_as_group.or_else(|| of_pod?.run_as_group);
+    let (user, username) = user(pod, container, image, group);
     let strict = of_pod.and_then(|s| s.supplemental_groups_policy.as_deref()) == Some("Strict");
     let unmasked = privileged || own.proc_mount.as_deref() == Some("Unmasked");
     let paths = |paths: &[&str]| if unmasked { vec![] } else { paths.iter().map(|p| (*p).to_owned()).collect() };
@@ -141,8 +162,9 @@ pub(crate) fn context(
         }),
         privileged,
         namespace_options: Some(namespaces),
-        run_as_user: run_as_user(pod, container).map(int64),
-        run_as_group: own.run_as_group.or_else(|| of_pod?.run_as_group).map(int64),
+        run_as_user: user.map(int64),
+        run_as_username: username,
+        run_as_group: group.map(int64),
         readonly_rootfs: own.read_only_root_filesystem.unwrap_or(false),
         supplemental_groups: supplemental_groups(pod),
         supplemental_groups_policy: if strict {
@@ -194,13 +216,34 @@ mod tests {
     }
 
     #[test]
+    fn a_group_never_stands_alone() {
+        let image =
+            |uid: Option<i64>, user: &str| Image { uid: uid.map(int64), username: user.into(), ..Image::default() };
+        for (spec_user, group, image, expected) in [
+            (Some(7), Some(5), image(Some(9), ""), (Some(7), "")),
+            (None, None, image(Some(9), ""), (None, "")),
+            (None, Some(5), image(Some(9), ""), (Some(9), "")),
+            (None, Some(5), image(None, "www"), (None, "www")),
+            (None, Some(5), image(None, ""), (Some(0), "")),
+        ] {
+            let security =
+                SecurityContext { run_as_user: spec_user, run_as_group: group, ..SecurityContext::default() };
+            let container = Container { security_context: Some(security), ..Container::default() };
+            let got = context(&Pod::default(), &container, &image, None, &Settings::for_tests());
+            let user = got.run_as_user.map(|user| user.value);
+            assert_eq!((user, got.run_as_username.as_str()), expected, "{spec_user:?} {group:?} {image:?}");
+            assert_eq!(got.run_as_group.map(|group| group.value), group);
+        }
+    }
+
+    #[test]
     fn default_profile_is_the_runtimes_and_privileged_has_none() {
         let settings = Settings::for_tests();
         let pod = Pod::default();
         let of = |privileged: bool| {
             let security = SecurityContext { privileged: Some(privileged), ..SecurityContext::default() };
             let container = Container { security_context: Some(security), ..Container::default() };
-            context(&pod, &container, None, &settings)
+            context(&pod, &container, &Image::default(), None, &settings)
         };
         assert_eq!(of(false).seccomp.unwrap().profile_type(), ProfileType::RuntimeDefault);
         assert!(!of(false).masked_paths.is_empty());

@@ -117,6 +117,11 @@ fn hugepages() -> Vec<(String, u64)> {
     found
 }
 
+/// Whether the kernel enforces AppArmor's profiles.
+pub(crate) fn apparmor() -> bool {
+    fs::read_to_string("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with('Y'))
+}
+
 /// Go's name of this machine's architecture.
 pub(crate) fn arch() -> &'static str {
     match std::env::consts::ARCH {

@@ -242,7 +242,7 @@ impl Shared {
             pod,
             container,
             restart_count: attempt,
-            image_ref: &image.id,
+            image: &image,
             env: &env,
             mounts: prepared.mounts,
             termination_file: prepared.termination_file,
