@@ -1,13 +1,18 @@
 //! One task a pod: a state machine over what is desired and what is observed.
 //!
-//! `state` is what was observed, `plan` decides (pure), `jobs` do the work. The worker itself takes in messages (pod
-//! updates, exits, verdicts of probes), lets the plan decide, starts jobs, and tells the API what is.
+//! `state` is what was observed, `plan` decides (pure), `jobs` do the work. The worker itself goes round and round: it takes
+//! in messages and the ends of jobs (`observe`, `ends`), lets the plan decide, carries it out (`act`), probes (`health`), and
+//! tells the API what is (`tell`).
 
+mod act;
+mod ends;
+mod health;
 mod jobs;
 mod observe;
 mod plan;
 mod resize;
 mod state;
+mod tell;
 #[cfg(test)]
 mod tests;
 
@@ -16,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Pod, PodStatus, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -30,16 +35,16 @@ use crate::allocation::Pending;
 use crate::backoff::Backoff;
 use crate::context::{ApiFailure, Context};
 use crate::pod::{self, PodId};
-use crate::probe::{self, Verdict};
-use crate::status;
+use crate::probe::{Kind, Verdict};
 use crate::volumes::VolumePaths;
+use health::Probes;
 use jobs::Shared;
-use plan::{Action, Plan};
-use state::{Applied, Doom, Job, ahead, step};
+use plan::Plan;
+use state::{Applied, Job, step};
+use tell::Told;
 
 /// Messages a worker may fall behind by.
 const INBOX: usize = 256;
-const STATUS_RETRY: Duration = Duration::from_secs(1);
 
 /// What a worker is told.
 #[derive(Debug)]
@@ -138,7 +143,7 @@ struct Worker {
     crashes: Backoff<String>,
     /// Failures in a row by container or [`step`], for retries of our own.
     failures: HashMap<String, u32>,
-    probes: HashMap<(String, probe::Kind), (String, CancellationToken)>,
+    probes: Probes,
     accepted: Timestamp,
     stopping_since: Option<Timestamp>,
     stopping_grace: i64,
@@ -146,11 +151,7 @@ struct Worker {
     cleaned: bool,
     removing: bool,
     observed: bool,
-    /// Status as the API has it, as far as we know.
-    known: PodStatus,
-    known_version: u64,
-    writing: bool,
-    write_after: Option<Timestamp>,
+    told: Told,
     refresh_at: Option<Timestamp>,
     /// Containers that the kernel killed in for want of memory and whose end is not known yet.
     oom: HashSet<String>,
@@ -164,8 +165,7 @@ pub(crate) fn spawn(context: &Arc<Context>, pod: Arc<Pod>, rejected: Option<Fail
     let (sender, inbox) = mpsc::channel(INBOX);
     let (view_sender, view) = watch::channel(Arc::new(View { pod: Arc::clone(&pod), ..View::default() }));
     let shared = Arc::new(Shared::new(Arc::clone(context), PodId::of(&pod)));
-    let known = pod::status(&pod).clone();
-    let final_phase = known.phase.clone().filter(|phase| matches!(phase.as_str(), "Succeeded" | "Failed"));
+    let final_phase = pod::status(&pod).phase.clone().filter(|phase| matches!(phase.as_str(), "Succeeded" | "Failed"));
     let worker = Worker {
         bell: shared.objects.bell(),
         shared,
@@ -178,7 +178,7 @@ pub(crate) fn spawn(context: &Arc<Context>, pod: Arc<Pod>, rejected: Option<Fail
         cancel: CancellationToken::new(),
         crashes: Backoff::default(),
         failures: HashMap::new(),
-        probes: HashMap::new(),
+        probes: Probes::default(),
         accepted: Timestamp::now(),
         stopping_since: None,
         stopping_grace: i64::MAX,
@@ -186,10 +186,7 @@ pub(crate) fn spawn(context: &Arc<Context>, pod: Arc<Pod>, rejected: Option<Fail
         cleaned: false,
         removing: false,
         observed: false,
-        known_version: version(&pod),
-        known,
-        writing: false,
-        write_after: None,
+        told: Told::of(&pod),
         refresh_at: None,
         oom: HashSet::new(),
         ended_early: HashSet::new(),
@@ -198,10 +195,6 @@ pub(crate) fn spawn(context: &Arc<Context>, pod: Arc<Pod>, rejected: Option<Fail
     };
     supervise::spawn("pod", &context.tasks, &context.shutdown, worker, |worker| Box::pin(worker.run()));
     Handle { inbox: sender, view }
-}
-
-fn version(pod: &Pod) -> u64 {
-    pod.metadata.resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 fn by_uid(uid: &str) -> BTreeMap<String, String> {
@@ -240,9 +233,7 @@ impl Worker {
                 self.take(message).await;
             }
         }
-        for (_, token) in self.probes.values() {
-            token.cancel();
-        }
+        self.probes.retain(|_, _, _| false);
         tracing::debug!(pod = %self.shared.id, "pod is gone");
     }
 
@@ -283,7 +274,7 @@ impl Worker {
                 wake = Some(wake.map_or(time, |old| old.min(time)));
             }
         };
-        at(self.write_after);
+        at(self.told.again_at());
         at(self.state.waiting.values().filter_map(|waiting| waiting.holds(now)).min());
         wake
     }
@@ -297,14 +288,7 @@ impl Worker {
             self.stopping_since = Some(now);
             self.stopping_grace = grace;
             self.cancel.cancel();
-            let kinds = [probe::Kind::Startup, probe::Kind::Liveness];
-            self.probes.retain(|(_, kind), (_, token)| {
-                let keep = !kinds.contains(kind);
-                if !keep {
-                    token.cancel();
-                }
-                keep
-            });
+            self.probes.retain(|_, kind, _| kind == Kind::Readiness);
         } else if grace < self.stopping_grace {
             // Someone lost patience: what is being stopped gets the shorter time.
             self.stopping_grace = grace;
@@ -332,263 +316,11 @@ impl Worker {
         }
     }
 
-    // --- acting ---
-
-    fn carry_out(&mut self, plan: Plan, now: Timestamp) {
-        for (name, waiting) in plan.waiting {
-            let known = self
-                .state
-                .waiting
-                .get(&name)
-                .is_some_and(|old| old.reason == waiting.reason && old.message == waiting.message);
-            if !known {
-                let message = format!(
-                    "Back-off restarting failed container {name} in pod {}_{}({})",
-                    self.shared.id.name, self.shared.id.namespace, self.shared.id.uid
-                );
-                self.context.events.event(&self.pod, Some(&name), true, "BackOff", message);
-            }
-            self.state.waiting.insert(name, waiting);
-        }
-        for (name, ended) in plan.counted {
-            self.crashes.next(name, ended);
-        }
-        self.state.renewed.extend(plan.renewed);
-        for action in plan.actions {
-            self.act(action, now);
-        }
-    }
-
-    fn act(&mut self, action: Action, now: Timestamp) {
-        let shared = Arc::clone(&self.shared);
-        let pod = Arc::clone(&self.pod);
-        let ips = self.state.ips(&pod, &self.context.host_ip);
-        match action {
-            Action::Setup => {
-                let cancel = self.cancel.clone();
-                self.job(Job::Setup, async move {
-                    tokio::select! {
-                        result = shared.first_setup(&pod, &ips) => Outcome::Setup(result),
-                        () = cancel.cancelled() => Outcome::Nothing,
-                    }
-                });
-            }
-            Action::Refresh => self.refresh(),
-            Action::Sandbox { attempt } => {
-                let old = self.state.sandbox.as_ref().map(|sandbox| sandbox.id.clone());
-                let attempt = attempt + self.failures.get(step::SANDBOX).copied().unwrap_or(0);
-                self.job(Job::Sandbox, async move { Outcome::Sandbox(shared.sandbox(&pod, old, attempt).await) });
-            }
-            Action::Start { name, attempt } => self.start(name, attempt, ips),
-            Action::Kill { name, id, message, grace } => {
-                let ip = ips.into_iter().next().unwrap_or_default();
-                self.job(Job::Kill(name.clone()), async move {
-                    shared.kill(&pod, &name, &id, &ip, message, grace).await;
-                    Outcome::Killed(name, id)
-                });
-            }
-            Action::Resize { names, settles } => self.resize(&names, settles),
-            Action::Release if self.due(step::RELEASE, now) => {
-                let sandboxes: Vec<String> = self.sandboxes();
-                self.job(Job::Release, async move { Outcome::Released(shared.release(&sandboxes).await) });
-            }
-            Action::Cleanup if self.due(step::CLEANUP, now) => {
-                self.job(Job::Cleanup, async move { Outcome::Cleaned(shared.cleanup().await) });
-            }
-            Action::Release | Action::Cleanup => {}
-        }
-    }
-
-    fn start(&mut self, name: String, attempt: u32, ips: Vec<String>) {
-        let (Some(sandbox), Some(volumes)) = (self.state.sandbox.clone(), self.state.volumes.clone()) else { return };
-        let ephemeral = || pod::ephemeral_containers(&self.pod).into_iter().find(|c| c.name == name);
-        let Some(container) = pod::container(&self.pod, &name).cloned().or_else(ephemeral) else { return };
-        let target = pod::debug_target(&self.pod, &name).map(|target| {
-            let running = self.state.current(target).filter(|run| run.phase == Phase::Running);
-            running.map(|run| run.id.clone()).ok_or_else(|| target.to_owned())
-        });
-        let (shared, pod, cancel) = (Arc::clone(&self.shared), Arc::clone(&self.pod), self.cancel.clone());
-        let resources = container.resources.clone();
-        self.job(Job::Start(name.clone()), async move {
-            let place = jobs::Place { sandbox, volumes, ips, target };
-            let start = shared.start(&pod, &container, attempt, place);
-            tokio::select! {
-                biased;
-                () = cancel.cancelled() => Outcome::Cancelled,
-                result = start => Outcome::Start(name, resources, Box::new(result)),
-            }
-        });
-    }
-
-    fn resize(&mut self, names: &[String], settles: bool) {
-        let updates = names.iter().filter_map(|name| self.state.applied(name).map(|had| (name.clone(), had.clone())));
-        let updates: Vec<(String, Applied)> = updates.collect();
-        let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&self.pod));
-        self.job(Job::Resize, async move {
-            let mut done = Vec::new();
-            let result = shared.resize(&pod, updates, settles, &mut done).await;
-            Outcome::Resized(pod, done, result.map(|()| settles))
-        });
-    }
-
-    fn job(&mut self, job: Job, work: impl Future<Output = Outcome> + Send + 'static) {
-        self.state.busy.insert(job.clone());
-        self.jobs.spawn(async move { (Some(job), work.await) });
-    }
-
-    /// Lets go of replaced sandboxes whose containers are all forgotten.
-    fn collect(&mut self) {
-        if self.stopping_since.is_some() || !self.state.busy.is_empty() {
-            return;
-        }
-        for id in self.state.take_spent_sandboxes() {
-            let shared = Arc::clone(&self.shared);
-            self.jobs.spawn(async move {
-                shared.forget_sandbox(&id).await;
-                (None, Outcome::Nothing)
-            });
-        }
-    }
+    // --- waiting ---
 
     /// Whether a retry's back-off is over.
     fn due(&self, what: &str, now: Timestamp) -> bool {
         self.state.waiting.get(what).and_then(|waiting| waiting.holds(now)).is_none()
-    }
-
-    fn sandboxes(&self) -> Vec<String> {
-        let current = self.state.sandbox.as_ref().map(|sandbox| sandbox.id.clone());
-        self.state.old_sandboxes.iter().cloned().chain(current).collect()
-    }
-
-    fn refresh(&mut self) {
-        self.refresh_at = None;
-        let (shared, pod) = (Arc::clone(&self.shared), Arc::clone(&self.pod));
-        let ips = self.state.ips(&pod, &self.context.host_ip);
-        let cancel = self.cancel.clone();
-        self.job(Job::Refresh, async move {
-            tokio::select! {
-                biased;
-                () = cancel.cancelled() => Outcome::Nothing,
-                result = shared.setup(&pod, &ips) => Outcome::Refresh(result),
-            }
-        });
-    }
-
-    // --- telling ---
-
-    fn current_status(&self, now: Timestamp) -> PodStatus {
-        let terminated = self.stopping_since.is_some() && !self.state.any_alive();
-        status::build(&status::Input {
-            pod: &self.pod,
-            state: &self.state,
-            host_ip: &self.context.host_ip,
-            started: self.accepted,
-            terminated,
-            now,
-        })
-    }
-
-    fn write_status(&mut self, now: Timestamp) {
-        if self.writing || self.gone || self.removing || self.write_after.is_some_and(|at| ahead(at, now)) {
-            return;
-        }
-        self.write_after = None;
-        let wanted = self.current_status(now);
-        let Some(patch) = status::patch::diff(&self.shared.id, &self.known, &wanted) else { return };
-        self.writing = true;
-        let shared = Arc::clone(&self.shared);
-        self.jobs.spawn(async move {
-            let result = shared.context.api.patch_status(&shared.id, patch).await;
-            (None, Outcome::Written(Box::new(result)))
-        });
-    }
-
-    fn publish(&self) {
-        let mut pod = (*self.pod).clone();
-        pod.status = Some(self.current_status(Timestamp::now()));
-        let over = !self.state.any_alive() && (self.state.finished(&self.pod).is_some() || self.cleaned);
-        let view = View {
-            pod: Arc::new(pod),
-            sandbox: self.state.sandbox.as_ref().map(|sandbox| sandbox.id.clone()),
-            records: self.state.records.clone(),
-            waiting: self.state.waiting.clone(),
-            over,
-        };
-        if !self.view.send_replace(Arc::new(view)).over && over {
-            self.context.freed.notify_one();
-        }
-    }
-
-    /// The last thing: with no trace left and the last status told, the API object goes.
-    fn remove_object(&mut self) {
-        if !self.cleaned {
-            return;
-        }
-        if self.gone {
-            self.done = true;
-            return;
-        }
-        if self.writing || self.removing || self.write_after.is_some() || !self.due(step::REMOVE, Timestamp::now()) {
-            return;
-        }
-        self.removing = true;
-        let shared = Arc::clone(&self.shared);
-        self.job(Job::Remove, async move { Outcome::Removed(shared.context.api.delete(&shared.id).await) });
-    }
-
-    /// Starts and ends probes as runs come and go.
-    fn watch_health(&mut self) {
-        let running: HashMap<String, String> = pod::all_containers(&self.pod)
-            .filter_map(|c| {
-                let run = self.state.current(&c.name).filter(|run| run.phase == Phase::Running)?;
-                Some((c.name.clone(), run.id.clone()))
-            })
-            .collect();
-        self.probes.retain(|(name, _), (id, token)| {
-            let keep = running.get(name) == Some(id);
-            if !keep {
-                token.cancel();
-            }
-            keep
-        });
-        if self.stopping_since.is_some() {
-            return;
-        }
-        let ip = self.state.ips(&self.pod, &self.context.host_ip).into_iter().next().unwrap_or_default();
-        for (name, id) in running {
-            let Some(health) = self.state.health.get(&name).filter(|health| health.id == id) else { continue };
-            if health.in_hook {
-                continue;
-            }
-            let past_startup = health.started;
-            let doomed = health.doomed.is_some();
-            for kind in [probe::Kind::Startup, probe::Kind::Liveness, probe::Kind::Readiness] {
-                // One that is being killed has its verdict: no probe of its life begins again.
-                let wanted =
-                    (kind == probe::Kind::Startup) != past_startup && (!doomed || kind == probe::Kind::Readiness);
-                let key = (name.clone(), kind);
-                let Some(container) = pod::container(&self.pod, &name) else { continue };
-                if !wanted || self.probes.contains_key(&key) || kind.of(container).is_none() {
-                    continue;
-                }
-                let initial = match kind {
-                    probe::Kind::Startup => false,
-                    probe::Kind::Liveness => true,
-                    probe::Kind::Readiness => health.ready,
-                };
-                let task = probe::Task {
-                    pod: Arc::clone(&self.pod),
-                    container: container.clone(),
-                    id: id.clone(),
-                    ip: ip.clone(),
-                    kind,
-                    initial,
-                };
-                let token = self.context.shutdown.child_token();
-                task.spawn(&self.context, self.own.clone(), &token);
-                self.probes.insert(key, (id.clone(), token));
-            }
-        }
     }
 
     /// The wait before trying again what failed, longer each time.
@@ -604,10 +336,14 @@ impl Worker {
         self.state.waiting.insert(what.to_owned(), waiting);
     }
 
-    fn doom(&mut self, name: &str, message: String, grace: Option<i64>) {
-        if let Some(health) = self.state.health.get_mut(name) {
-            health.doomed = Some(Doom { message, grace });
-        }
+    pub(super) fn succeeded(&mut self, what: &str) {
+        self.failures.remove(what);
+        self.state.waiting.remove(what);
+    }
+
+    fn failed(&mut self, what: &str, message: String) {
+        tracing::warn!(pod = %self.shared.id, what, message, "will be tried again");
+        self.hold(what, what, message);
     }
 }
 
