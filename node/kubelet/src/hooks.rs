@@ -5,7 +5,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler};
 
 use crate::pod;
-use crate::probe::Action;
+use crate::probe::{self, Action};
 use crate::runtime::PodRuntime;
 
 /// The response of a hook may take as long as its container's start or grace lets it; this is for dead peers.
@@ -32,8 +32,8 @@ pub(crate) async fn run(
         if answer.exit_code == 0 {
             return Ok(());
         }
-        let output = String::from_utf8_lossy(&[answer.stdout, answer.stderr].concat()).trim_end().to_owned();
-        return Err(format!("command {command:?} exited with {}: {output}", answer.exit_code));
+        let code = answer.exit_code;
+        return Err(format!("command {command:?} exited with {code}: {}", probe::output(answer)));
     }
     if let Some(get) = &handler.http_get {
         // Whatever is answered: a hook tells, it does not ask.

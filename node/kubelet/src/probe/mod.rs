@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cri::v1::ExecSyncResponse;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Pod, Probe, TCPSocketAction};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::sync::mpsc;
@@ -20,6 +22,9 @@ use crate::worker::Message;
 
 /// How probes introduce themselves to HTTP servers.
 const PROBE_AGENT: &str = "kube-probe/1.36";
+
+/// How much of what a command writes is told.
+const MAX_OUTPUT: usize = 10 * 1024;
 
 /// Which of the three.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -198,12 +203,17 @@ async fn tcp(host: &str, port: u16) -> Result<(), String> {
 async fn exec(runtime: &dyn PodRuntime, id: &str, command: &[String], limit: Duration) -> Outcome {
     match runtime.exec_sync(id, command.to_vec(), limit).await {
         Ok(answer) if answer.exit_code == 0 => Outcome::Success,
-        Ok(answer) => {
-            Outcome::Failure(String::from_utf8_lossy(&[answer.stdout, answer.stderr].concat()).trim_end().to_owned())
-        }
+        Ok(answer) => Outcome::Failure(output(answer)),
         Err(error) if error.is_timeout() => Outcome::Failure(Action::Exec(command.to_vec()).timed_out(limit)),
         Err(error) => Outcome::Unknown(error.to_string()),
     }
+}
+
+/// What a command wrote, as far as it is worth telling.
+pub(crate) fn output(answer: ExecSyncResponse) -> String {
+    let mut all = [answer.stdout, answer.stderr].concat();
+    all.truncate(MAX_OUTPUT);
+    String::from_utf8_lossy(&all).trim_end().to_owned()
 }
 
 /// A probe to run.
@@ -213,6 +223,8 @@ pub(crate) struct Task {
     pub(crate) id: String,
     pub(crate) ip: String,
     pub(crate) kind: Kind,
+    /// When the container started, which is when `initialDelaySeconds` begins.
+    pub(crate) started: Timestamp,
     /// What is assumed before the first verdict.
     pub(crate) initial: bool,
 }
@@ -234,6 +246,7 @@ impl Task {
         let period = Duration::from_secs(positive(probe.period_seconds, 10));
         let limit = Duration::from_secs(positive(probe.timeout_seconds, 1));
         let delay = Duration::from_secs(positive(probe.initial_delay_seconds, 0));
+        let delay = delay.saturating_sub(age(self.started, Timestamp::now()));
         let mut counter =
             Counter::new(positive(probe.success_threshold, 1), positive(probe.failure_threshold, 3), self.initial);
         let mut timer = interval_at(Instant::now() + delay, period);
@@ -276,6 +289,11 @@ impl Task {
         };
         context.events.event(&self.pod, Some(&self.container.name), true, reason, text);
     }
+}
+
+/// How long ago something was; nothing where somebody put the clock back.
+fn age(since: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(since)).unwrap_or_default()
 }
 
 /// Counts results in a row and tells when the verdict changes.
@@ -361,6 +379,22 @@ mod tests {
         ] {
             assert_eq!(action.timed_out(Duration::from_secs(1)), expected);
         }
+    }
+
+    #[test]
+    fn a_delay_has_passed_where_the_container_is_old_enough() {
+        let at = |second: i64| Timestamp::from_second(1_000_000 + second).unwrap();
+        for (started, now, expected) in [(0, 0, 0), (0, 25, 25), (25, 0, 0)] {
+            assert_eq!(age(at(started), at(now)), Duration::from_secs(expected));
+        }
+    }
+
+    #[test]
+    fn a_talkative_command_is_cut_short() {
+        let answer = ExecSyncResponse { stdout: vec![b'x'; 1 << 20], stderr: b"e\n".to_vec(), exit_code: 1 };
+        assert_eq!(output(answer).len(), MAX_OUTPUT);
+        let answer = ExecSyncResponse { stdout: b"out ".to_vec(), stderr: b"err\n".to_vec(), exit_code: 1 };
+        assert_eq!(output(answer), "out err");
     }
 
     #[test]

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::Worker;
-use super::state::{Doom, Phase};
+use super::state::{Doom, Phase, SIGKILLED};
 use crate::pod;
 use crate::probe::{self, Kind, Verdict};
 
@@ -30,18 +31,18 @@ impl Probes {
 impl Worker {
     /// Starts and ends probes as runs come and go.
     pub(super) fn watch_health(&mut self) {
-        let running: HashMap<String, String> = pod::all_containers(&self.pod)
+        let running: HashMap<String, (String, Timestamp)> = pod::all_containers(&self.pod)
             .filter_map(|c| {
                 let run = self.state.current(&c.name).filter(|run| run.phase == Phase::Running)?;
-                Some((c.name.clone(), run.id.clone()))
+                Some((c.name.clone(), (run.id.clone(), run.started())))
             })
             .collect();
-        self.probes.retain(|name, _, id| running.get(name).is_some_and(|now| now == id));
+        self.probes.retain(|name, _, id| running.get(name).is_some_and(|(now, _)| now == id));
         if self.stopping_since.is_some() {
             return;
         }
         let ip = self.state.ips(&self.pod, &self.context.host_ip).into_iter().next().unwrap_or_default();
-        for (name, id) in running {
+        for (name, (id, started)) in running {
             let Some(health) = self.state.health.get(&name).filter(|health| health.id == id) else { continue };
             if health.in_hook {
                 continue;
@@ -67,6 +68,7 @@ impl Worker {
                     id: id.clone(),
                     ip: ip.clone(),
                     kind,
+                    started,
                     initial,
                 };
                 let token = self.context.shutdown.child_token();
@@ -85,10 +87,11 @@ impl Worker {
             (Kind::Liveness, true) => {}
             (Kind::Startup | Kind::Liveness, false) => {
                 let what = if kind == Kind::Startup { "startup" } else { "liveness" };
-                let spec = pod::container(&self.pod, &container).and_then(|c| kind.of(c));
-                let grace = spec.and_then(|probe| probe.termination_grace_period_seconds);
-                let message = format!("Container {container} failed {what} probe, will be restarted");
-                self.doom(&container, message, grace);
+                let spec = pod::container(&self.pod, &container);
+                let grace = spec.and_then(|c| kind.of(c)).and_then(|probe| probe.termination_grace_period_seconds);
+                let again = spec.is_some_and(|c| pod::should_restart(&self.pod, c, SIGKILLED));
+                let then = if again { ", will be restarted" } else { "" };
+                self.doom(&container, format!("Container {container} failed {what} probe{then}"), grace);
             }
         }
         if kind != Kind::Readiness {

@@ -63,8 +63,7 @@ impl Worker {
         for (name, record) in self.state.records.clone() {
             let Some(run) = record.current else { continue };
             if run.attempt > 0 && !self.observed {
-                let since = Timestamp::from_nanosecond(i128::from(run.started_at)).unwrap_or(Timestamp::UNIX_EPOCH);
-                self.crashes.restore(name.clone(), run.attempt, since);
+                self.crashes.restore(name.clone(), run.attempt, run.started());
             }
             let told = known.iter().find(|status| {
                 status.name == name && status.container_id.as_deref().is_some_and(|id| id.ends_with(&run.id))

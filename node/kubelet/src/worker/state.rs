@@ -95,6 +95,11 @@ impl Run {
         }
     }
 
+    /// When its first process started.
+    pub(crate) fn started(&self) -> Timestamp {
+        Timestamp::from_nanosecond(i128::from(self.started_at)).unwrap_or(Timestamp::UNIX_EPOCH)
+    }
+
     /// When it ended; for one that never ran, when it was made.
     pub(crate) fn ended_at(&self) -> Timestamp {
         let nanos = [self.finished_at, self.started_at, self.created_at].into_iter().find(|n| *n > 0).unwrap_or(0);
