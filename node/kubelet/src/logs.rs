@@ -49,6 +49,13 @@ async fn one(context: &Context, id: &str, log: &Path) -> Result<(), String> {
     Ok(())
 }
 
+/// How many runs of a container the logs in its directory are of; the latest one's may have been rotated.
+pub(crate) fn runs(dir: &Path) -> u32 {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let run = |name: &str| name.split_once(".log")?.0.parse::<u32>().ok();
+    entries.filter_map(|entry| run(entry.file_name().to_str()?)).max().map_or(0, |last| last + 1)
+}
+
 /// Removes the oldest and renames the current one.
 fn rotate(log: &Path) -> io::Result<PathBuf> {
     let mut old = rotated(log)?;

@@ -3,7 +3,10 @@
 use std::sync::LazyLock;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{Container, ContainerRestartRule, EphemeralContainer, Pod, PodSpec, PodStatus};
+
+/// The action of a rule that restarts not its container alone.
+const RESTART_ALL: &str = "RestartAllContainers";
 
 static NO_SPEC: LazyLock<PodSpec> = LazyLock::new(PodSpec::default);
 static NO_STATUS: LazyLock<PodStatus> = LazyLock::new(PodStatus::default);
@@ -111,14 +114,29 @@ pub(crate) fn restart_policy(pod: &Pod) -> &str {
     spec(pod).restart_policy.as_deref().unwrap_or("Always")
 }
 
+/// What a container's own rules say of an exit: the action of the first that is about it.
+fn restart_rule(container: &Container, exit_code: i32) -> Option<&str> {
+    let is_about_it = |rule: &&ContainerRestartRule| {
+        let codes = rule.exit_codes.as_ref();
+        codes.is_some_and(|codes| list(&codes.values).contains(&exit_code) == (codes.operator == "In"))
+    };
+    list(&container.restart_policy_rules).iter().find(is_about_it).map(|rule| rule.action.as_str())
+}
+
+/// Whether this exit of the container is a reason to begin anew with the whole pod.
+pub(crate) fn restarts_all(container: &Container, exit_code: i32) -> bool {
+    restart_rule(container, exit_code) == Some(RESTART_ALL)
+}
+
+/// Whether there is an exit of a container that is.
+pub(crate) fn may_restart_all(pod: &Pod) -> bool {
+    all_containers(pod).any(|c| list(&c.restart_policy_rules).iter().any(|rule| rule.action == RESTART_ALL))
+}
+
 /// Whether a container that ended with this code runs again by its own and its pod's policy.
 pub(crate) fn should_restart(pod: &Pod, container: &Container, exit_code: i32) -> bool {
-    for rule in list(&container.restart_policy_rules) {
-        let Some(codes) = &rule.exit_codes else { continue };
-        let listed = list(&codes.values).contains(&exit_code);
-        if rule.action == "Restart" && listed == (codes.operator == "In") {
-            return true;
-        }
+    if restart_rule(container, exit_code).is_some_and(|action| matches!(action, "Restart" | RESTART_ALL)) {
+        return true;
     }
     let init = is_init(pod, &container.name);
     let policy = container.restart_policy.as_deref().unwrap_or(restart_policy(pod));
@@ -171,6 +189,11 @@ pub(crate) fn container_hash(container: &Container) -> String {
     let text = format!("{}\0{}", container.name, container.image.as_deref().unwrap_or_default());
     let hash = text.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     format!("{hash:x}")
+}
+
+/// What back-off knows a container by: another image is another container, and has not failed yet.
+pub(crate) fn backoff_key(name: &str, hash: &str) -> String {
+    format!("{name}/{hash}")
 }
 
 #[cfg(test)]

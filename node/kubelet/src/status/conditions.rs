@@ -29,6 +29,21 @@ fn resize(input: &Input<'_>) -> Vec<Verdict> {
     pending.into_iter().chain(going_on).collect()
 }
 
+/// Whether all containers are being ended because one of them asked for it.
+fn restarting(input: &Input<'_>, phase: &str) -> Verdict {
+    let kind = "AllContainersRestarting";
+    match phase {
+        "Succeeded" => unmet(kind, "PodCompleted", None),
+        "Failed" => unmet(kind, "PodFailed", None),
+        _ if input.state.restarts_all(input.pod) => Verdict {
+            reason: Some("RestartAllContainersStarted"),
+            message: Some("container exited with restart policy rule".to_owned()),
+            ..met(kind)
+        },
+        _ => Verdict { met: false, ..met(kind) },
+    }
+}
+
 fn met(kind: &'static str) -> Verdict {
     Verdict { kind, met: true, reason: None, message: None }
 }
@@ -48,16 +63,18 @@ pub(crate) fn build(
     let network = if sandbox {
         met("PodReadyToStartContainers")
     } else {
-        Verdict { kind: "PodReadyToStartContainers", met: false, reason: None, message: None }
+        Verdict { met: false, ..met("PodReadyToStartContainers") }
     };
     let containers = containers_ready(input, phase, init, app);
     let ready = ready(input, &containers);
     let initialized = initialized(input, phase, init);
-    let known = pod::list(&pod::status(input.pod).conditions);
+    let known = pod::list(&input.known.conditions);
     let lasting = [network, initialized, ready, containers, met("PodScheduled")];
     let resize = if matches!(phase, "Succeeded" | "Failed") { Vec::new() } else { resize(input) };
+    let restart = pod::may_restart_all(input.pod).then(|| restarting(input, phase));
     lasting
         .into_iter()
+        .chain(restart)
         .chain(resize)
         .map(|verdict| {
             let status = if verdict.met { "True" } else { "False" };
@@ -79,7 +96,10 @@ fn initialized(input: &Input<'_>, phase: &str, init: &[ContainerStatus]) -> Verd
     if phase == "Succeeded" {
         return Verdict { reason: Some("PodCompleted"), ..met("Initialized") };
     }
-    if init.is_empty() || input.state.initialized(input.pod) {
+    let known = pod::list(&input.known.conditions);
+    // A pod that once was stays so, also while its init containers run again.
+    let was = known.iter().any(|c| c.type_ == "Initialized" && c.status == "True");
+    if was || init.is_empty() || input.state.initialized(input.pod) {
         return met("Initialized");
     }
     let done = |s: &&ContainerStatus| {
@@ -111,7 +131,7 @@ fn ready(input: &Input<'_>, containers: &Verdict) -> Verdict {
     if !containers.met {
         return Verdict { kind: "Ready", message: containers.message.clone(), ..*containers };
     }
-    let known = pod::list(&pod::status(input.pod).conditions);
+    let known = pod::list(&input.known.conditions);
     let gates = pod::list(&pod::spec(input.pod).readiness_gates);
     let mut problems = Vec::new();
     for gate in gates {

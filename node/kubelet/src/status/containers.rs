@@ -68,7 +68,7 @@ fn one(pod: &Pod, state: &State, container: &Container, role: Role) -> Container
         image_id: current.map(|run| run.image_id.clone()).unwrap_or_default(),
         state: Some(now),
         last_state: Some(last.filter(|run| run.phase == Phase::Exited).map(ended).unwrap_or_default()),
-        restart_count: current.map_or(0, |run| run.attempt as i32),
+        restart_count: state.runs(&container.name).saturating_sub(1) as i32,
         ready,
         started: Some(health.is_some()),
         resources: current.map(|_| resources(state, container)),

@@ -16,6 +16,8 @@ use containers::Role;
 /// What a status is made from.
 pub(crate) struct Input<'a> {
     pub(crate) pod: &'a Pod,
+    /// What the API was last told.
+    pub(crate) known: &'a PodStatus,
     pub(crate) state: &'a State,
     pub(crate) host_ip: &'a str,
     /// When this kubelet took the pod, where the API does not know yet.
@@ -27,7 +29,7 @@ pub(crate) struct Input<'a> {
 
 /// Builds the status.
 pub(crate) fn build(input: &Input<'_>) -> PodStatus {
-    let Input { pod, state, .. } = *input;
+    let Input { pod, known, state, .. } = *input;
     let over = input.terminated;
     let init = containers::statuses(pod, state, pod::init_containers(pod), Role { init: true, over });
     let app = containers::statuses(pod, state, pod::containers(pod), Role { init: false, over });
@@ -35,7 +37,6 @@ pub(crate) fn build(input: &Input<'_>) -> PodStatus {
     let phase = phase(input, &init, &app);
     let rejected = state.failure.as_ref().is_some_and(|_| state.sandbox.is_none() && state.records.is_empty());
     let ips = state.ips(pod, input.host_ip);
-    let known = pod::status(pod);
     let failure = state.failure.as_ref();
     let mut status = PodStatus {
         phase: Some(phase.to_owned()),
@@ -99,7 +100,7 @@ fn phase(input: &Input<'_>, init: &[ContainerStatus], app: &[ContainerStatus]) -
         // What did not run to its end before the deletion did not succeed.
         return if app.iter().all(|s| ended(s) == Some(0)) { "Succeeded" } else { "Failed" };
     }
-    let known_running = pod::status(pod).phase.as_deref() == Some("Running");
+    let known_running = input.known.phase.as_deref() == Some("Running");
     let initializing = !state.initialized(pod) && !init.is_empty();
     if initializing && !app.iter().any(|s| ended(s).is_some()) {
         return "Pending";
@@ -153,7 +154,7 @@ mod tests {
 
     fn built(pod: &Pod, state: &State, terminated: bool) -> PodStatus {
         let now = Timestamp::from_second(1000).unwrap();
-        build(&Input { pod, state, host_ip: "192.168.0.1", started: now, terminated, now })
+        build(&Input { pod, known: pod::status(pod), state, host_ip: "192.168.0.1", started: now, terminated, now })
     }
 
     #[test]

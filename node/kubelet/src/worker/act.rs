@@ -57,13 +57,15 @@ impl Worker {
                 self.job(Job::Sandbox, async move { Outcome::Sandbox(shared.sandbox(&pod, old, attempt).await) });
             }
             Action::Start { name, attempt } => self.start(name, attempt, ips),
-            Action::Kill { name, id, message, grace } => {
+            Action::Kill { name, id, end } => {
                 let ip = ips.into_iter().next().unwrap_or_default();
+                let others = self.view.subscribe();
                 self.job(Job::Kill(name.clone()), async move {
-                    shared.kill(&pod, &name, &id, &ip, message, grace).await;
+                    shared.kill(&pod, &name, &id, &ip, end, others).await;
                     Outcome::Killed(name, id)
                 });
             }
+            Action::Reset if self.due(step::RESET, now) => self.reset(),
             Action::Resize { names, settles } => self.resize(&names, settles),
             Action::Release if self.due(step::RELEASE, now) => {
                 let sandboxes: Vec<String> = self.sandboxes();
@@ -72,7 +74,7 @@ impl Worker {
             Action::Cleanup if self.due(step::CLEANUP, now) => {
                 self.job(Job::Cleanup, async move { Outcome::Cleaned(shared.cleanup().await) });
             }
-            Action::Release | Action::Cleanup => {}
+            Action::Reset | Action::Release | Action::Cleanup => {}
         }
     }
 
@@ -105,6 +107,21 @@ impl Worker {
             let mut done = Vec::new();
             let result = shared.resize(&pod, updates, settles, &mut done).await;
             Outcome::Resized(pod, done, result.map(|()| settles))
+        });
+    }
+
+    /// Forgets all runs, those that ask for it last: until then their end is what tells a next process of ours to go on.
+    fn reset(&mut self) {
+        let (asking, others): (Vec<_>, Vec<_>) =
+            pod::all_containers(&self.pod).partition(|container| self.state.ended_for_all(container));
+        let records = others.into_iter().chain(asking).filter_map(|c| self.state.records.get(&c.name).cloned());
+        let (current, previous): (Vec<_>, Vec<_>) = records.map(|record| (record.current, record.previous)).unzip();
+        let shared = Arc::clone(&self.shared);
+        self.job(Job::Reset, async move {
+            for run in previous.into_iter().flatten() {
+                shared.forget(run).await;
+            }
+            Outcome::Reset(shared.remove_runs(current.into_iter().flatten()).await)
         });
     }
 

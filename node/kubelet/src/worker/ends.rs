@@ -70,6 +70,8 @@ impl Worker {
             Outcome::PostStart(name, id, result) => self.hook_ended(&name, &id, result.is_ok()),
             Outcome::Killed(name, id) => self.killed(&name, &id).await,
             Outcome::Resized(pod, done, result) => self.resized(&pod, done, result),
+            Outcome::Reset(Ok(())) => self.reset_done(),
+            Outcome::Reset(Err(message)) => self.failed(step::RESET, message),
             Outcome::Released(Ok(())) => {
                 self.state.released = true;
                 self.state.volumes = None;
@@ -154,6 +156,20 @@ impl Worker {
         }
     }
 
+    /// All containers begin anew: what they did is remembered as their last state, and counted.
+    fn reset_done(&mut self) {
+        self.succeeded(step::RESET);
+        for container in pod::all_containers(&self.pod) {
+            self.failures.remove(&container.name);
+            self.state.waiting.remove(&container.name);
+            if let Some(record) = self.state.records.get_mut(&container.name)
+                && let Some(run) = record.current.take()
+            {
+                record.previous = Some(run);
+            }
+        }
+    }
+
     async fn killed(&mut self, name: &str, id: &str) {
         if let Some(run) = self.state.current(name).filter(|run| run.id == id) {
             let sandbox = run.sandbox.clone();
@@ -171,7 +187,7 @@ impl Worker {
     }
 
     /// A run whose end nobody will tell.
-    fn lost(&mut self, name: &str) {
+    pub(super) fn lost(&mut self, name: &str) {
         if let Some(current) = self.state.records.get_mut(name).and_then(|r| r.current.as_mut()) {
             current.phase = Phase::Exited;
             current.exit_code = SIGKILLED;

@@ -2,14 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use informer::rest::{self, Rest};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
-use super::StartError;
+use super::plan::{End, LEAST_GRACE};
 use super::state::{Applied, Run, Sandbox};
+use super::{StartError, View};
 use crate::cgroup::{CgroupError, PodLimits};
 use crate::container::{self, Request, sandbox, security};
 use crate::context::Context;
@@ -22,10 +25,9 @@ use crate::objects::PodObjects;
 use crate::pod::{self, PodId};
 use crate::qos::QosClass;
 use crate::resources;
+use crate::runtime::CriError;
 use crate::volumes::{self, PodVolumes, VolumePaths};
 
-/// A container that had a preStop hook gets at least this after it, as upstream.
-const MIN_GRACE: i64 = 2;
 /// How long a runtime that could not stop a container is left alone before it is asked again.
 const STOP_RETRY: Duration = Duration::from_secs(1);
 /// Groups empty an instant after their last process ended; there is no event for it on v1.
@@ -70,7 +72,7 @@ impl Shared {
         self.context.settings.pods_dir.join(&self.id.uid)
     }
 
-    fn log_dir(&self) -> PathBuf {
+    pub(crate) fn log_dir(&self) -> PathBuf {
         self.context.settings.logs_dir.join(self.id.log_dir())
     }
 
@@ -310,13 +312,22 @@ impl Shared {
         result
     }
 
-    /// preStop within the grace period, then the stop signal, SIGKILL at the period's end.
-    pub(crate) async fn kill(&self, pod: &Pod, name: &str, id: &str, ip: &str, message: String, grace: i64) {
+    /// preStop within the grace period, then its turn, then the stop signal, SIGKILL at the period's end.
+    pub(crate) async fn kill(
+        &self,
+        pod: &Pod,
+        name: &str,
+        id: &str,
+        ip: &str,
+        end: End,
+        others: watch::Receiver<Arc<View>>,
+    ) {
+        let End { message, grace, after, .. } = end;
         self.event(pod, Some(name), false, "Killing", message);
         let mut left = grace;
         let container = pod::container(pod, name);
         let hook = container.and_then(|c| Some((c, c.lifecycle.as_ref()?.pre_stop.as_ref()?)));
-        if let Some((container, hook)) = hook.filter(|_| grace > 0) {
+        if let Some((container, hook)) = hook.filter(|_| end.hook && grace > 0) {
             let began = Instant::now();
             let run = hooks::run(self.context.runtime.as_ref(), container, id, ip, hook);
             match tokio::time::timeout(Duration::from_secs(grace as u64), run).await {
@@ -327,14 +338,45 @@ impl Shared {
                 }
                 Err(_) => tracing::info!(pod = %self.id, container = name, "preStop hook did not end in time"),
             }
-            left = (grace - began.elapsed().as_secs() as i64).max(MIN_GRACE);
+            left = (grace - began.elapsed().as_secs() as i64).max(LEAST_GRACE);
         }
-        let left = Duration::from_secs(left.max(0) as u64);
-        if let Err(error) = self.context.runtime.stop_container(id, left).await {
+        if let Err(error) = self.stop(id, left, &after, others).await {
             tracing::warn!(pod = %self.id, container = name, %error, "cannot stop the container");
             self.event(pod, Some(name), true, "FailedKillPod", format!("error killing container: {error}"));
             tokio::time::sleep(STOP_RETRY).await;
         }
+    }
+
+    /// Stops a container once `after` have ended, or when there is no more time to wait for them.
+    pub(crate) async fn stop(
+        &self,
+        id: &str,
+        grace: i64,
+        after: &[String],
+        mut others: watch::Receiver<Arc<View>>,
+    ) -> Result<(), CriError> {
+        let mut left = grace;
+        if !after.is_empty() && grace > 0 {
+            let began = Instant::now();
+            let turn = async {
+                // The worker shows what it sees at the end of the round in which it decided upon this.
+                let _ = others.changed().await;
+                let _ = others.wait_for(|view| !after.iter().any(|name| view.alive(name))).await;
+            };
+            // Whoever is not done by then is about to be killed.
+            let _ = tokio::time::timeout(Duration::from_secs(grace as u64), turn).await;
+            left = (grace - began.elapsed().as_secs() as i64).max(LEAST_GRACE);
+        }
+        self.context.runtime.stop_container(id, Duration::from_secs(left.max(0) as u64)).await
+    }
+
+    /// Removes runs in this order, and leaves their logs.
+    pub(crate) async fn remove_runs(&self, runs: impl Iterator<Item = Run>) -> Result<(), String> {
+        for run in runs {
+            self.context.runtime.remove_container(&run.id).await.map_err(|error| error.to_string())?;
+            self.context.registry.remove(&run.id);
+        }
+        Ok(())
     }
 
     /// Removes a dead run with its logs.

@@ -102,6 +102,13 @@ pub(crate) struct View {
     pub(crate) over: bool,
 }
 
+impl View {
+    /// Whether the container of this name runs.
+    fn alive(&self, name: &str) -> bool {
+        self.records.get(name).and_then(|record| record.current.as_ref()).is_some_and(Run::alive)
+    }
+}
+
 /// The way to a worker.
 #[derive(Clone)]
 pub(crate) struct Handle {
@@ -120,6 +127,7 @@ enum Outcome {
     Cancelled,
     PostStart(String, String, Result<(), String>),
     Killed(String, String),
+    Reset(Result<(), String>),
     Released(Result<(), String>),
     Cleaned(Result<(), String>),
     Removed(Result<(), ApiFailure>),
@@ -286,22 +294,27 @@ impl Worker {
         let grace = pod::grace_seconds(&self.pod);
         if self.stopping_since.is_none() {
             self.stopping_since = Some(now);
-            self.stopping_grace = grace;
             self.cancel.cancel();
             self.probes.retain(|_, kind, _| kind == Kind::Readiness);
-        } else if grace < self.stopping_grace {
-            // Someone lost patience: what is being stopped gets the shorter time.
-            self.stopping_grace = grace;
-            for run in self.state.records.values().filter_map(|r| r.current.clone()).filter(Run::alive) {
-                let shared = Arc::clone(&self.shared);
-                self.jobs.spawn(async move {
-                    let left = Duration::from_secs(grace.max(0) as u64);
-                    if let Err(error) = shared.context.runtime.stop_container(&run.id, left).await {
-                        tracing::warn!(pod = %shared.id, %error, "cannot stop the container sooner");
-                    }
-                    (None, Outcome::Nothing)
-                });
+        } else if grace >= self.stopping_grace {
+            return;
+        }
+        self.stopping_grace = grace;
+        // What is being stopped already, be it that someone lost patience or that a restart became an end, gets no more
+        // time than this.
+        for (name, record) in &self.state.records {
+            let Some(run) = record.current.clone().filter(Run::alive) else { continue };
+            if !self.state.busy.contains(&Job::Kill(name.clone())) {
+                continue;
             }
+            let after = plan::before(&self.pod, &self.state, name);
+            let (shared, others) = (Arc::clone(&self.shared), self.view.subscribe());
+            self.jobs.spawn(async move {
+                if let Err(error) = shared.stop(&run.id, grace, &after, others).await {
+                    tracing::warn!(pod = %shared.id, %error, "cannot stop the container sooner");
+                }
+                (None, Outcome::Nothing)
+            });
         }
     }
 

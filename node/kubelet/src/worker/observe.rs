@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::state::{Applied, Health, Job, Phase, Run, Sandbox};
 use super::{Message, Outcome, Worker, by_uid};
 use crate::allocation::{self, Pending};
+use crate::logs;
 use crate::pod;
 use crate::probe::Kind;
 use crate::runtime::CriError;
@@ -34,7 +35,14 @@ impl Worker {
         self.state.sandbox = sandboxes.pop();
         self.state.old_sandboxes = sandboxes.into_iter().map(|sandbox| sandbox.id).collect();
         let filter = ContainerFilter { label_selector: by_uid(&uid), ..ContainerFilter::default() };
-        for container in runtime.list_containers(Some(filter)).await? {
+        let containers = runtime.list_containers(Some(filter)).await?;
+        let gone = |run: &&Run| run.alive() && containers.iter().all(|container| container.id != run.id);
+        let records = self.state.records.iter();
+        let gone = records.filter(|(_, record)| record.current.as_ref().filter(gone).is_some());
+        for name in gone.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            self.lost(&name);
+        }
+        for container in containers {
             let name = container.labels.get(crate::labels::CONTAINER_NAME).cloned().unwrap_or_default();
             if name.is_empty() {
                 continue;
@@ -47,7 +55,21 @@ impl Worker {
             }
         }
         self.restore();
+        self.count_logs().await;
         Ok(())
+    }
+
+    /// Of containers that the runtime remembers nothing of, logs tell how often they ran.
+    async fn count_logs(&mut self) {
+        let unknown = pod::all_containers(&self.pod).filter(|c| !self.state.records.contains_key(&c.name));
+        let names: Vec<String> = unknown.map(|container| container.name.clone()).collect();
+        let dir = self.shared.log_dir();
+        if names.is_empty() || !tokio::fs::try_exists(&dir).await.unwrap_or(false) {
+            return;
+        }
+        let count = move || names.into_iter().map(|name| (logs::runs(&dir.join(&name)), name)).collect::<Vec<_>>();
+        let counted = tokio::task::spawn_blocking(count).await.unwrap_or_default();
+        self.state.logged = counted.into_iter().map(|(runs, name)| (name, runs)).collect();
     }
 
     /// What an earlier process of ours knew besides: health from the API's status, back-off from the restart counts.
@@ -63,7 +85,7 @@ impl Worker {
         for (name, record) in self.state.records.clone() {
             let Some(run) = record.current else { continue };
             if run.attempt > 0 && !self.observed {
-                self.crashes.restore(name.clone(), run.attempt, run.started());
+                self.crashes.restore(pod::backoff_key(&name, &run.hash), run.attempt, run.started());
             }
             let told = known.iter().find(|status| {
                 status.name == name && status.container_id.as_deref().is_some_and(|id| id.ends_with(&run.id))
@@ -149,8 +171,9 @@ impl Worker {
             }
         }
         let old = std::mem::replace(&mut self.pod, pod);
+        let resized = !allocation::same(&old, &self.pod);
         self.resized_from(&old, pending);
-        if changed {
+        if changed || resized {
             self.refresh_soon();
         }
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use cri::v1::{ContainerState as CriState, ContainerStatus, LinuxContainerUser, PodSandboxStatus};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 
 use crate::allocation::Pending;
 use crate::api::last_of_log;
@@ -248,6 +248,7 @@ pub(crate) mod step {
     pub(crate) const RELEASE: &str = "/release";
     pub(crate) const CLEANUP: &str = "/cleanup";
     pub(crate) const RESIZE: &str = "/resize";
+    pub(crate) const RESET: &str = "/reset";
     pub(crate) const REMOVE: &str = "/remove";
 }
 
@@ -322,6 +323,8 @@ pub(crate) struct State {
     pub(crate) applied: BTreeMap<String, Applied>,
     /// Runs that were ended in order to begin anew, by container.
     pub(crate) renewed: BTreeMap<String, String>,
+    /// How many runs of a container its logs tell of, where the runtime remembers none.
+    pub(crate) logged: BTreeMap<String, u32>,
     /// What is being done.
     pub(crate) busy: HashSet<Job>,
 }
@@ -341,6 +344,8 @@ pub(crate) enum Job {
     Kill(String),
     /// Give the containers and the pod's group other limits.
     Resize,
+    /// Forget all runs.
+    Reset,
     /// Give back what a finished pod held.
     Release,
     /// Remove everything of a deleted pod.
@@ -353,6 +358,34 @@ impl State {
     /// The latest run of a container.
     pub(crate) fn current(&self, name: &str) -> Option<&Run> {
         self.records.get(name)?.current.as_ref()
+    }
+
+    /// How many runs of a container there were, the latest among them.
+    pub(crate) fn runs(&self, name: &str) -> u32 {
+        let known = self.records.get(name).into_iter().flat_map(|record| [&record.current, &record.previous]);
+        let known = known.flatten().map(|run| run.attempt + 1).max();
+        known.or_else(|| self.logged.get(name).copied()).unwrap_or(0)
+    }
+
+    /// Whether a lasting container is about to run, or runs and is in its postStart hook.
+    pub(crate) fn is_starting(&self, pod: &Pod) -> bool {
+        pod::all_containers(pod).any(|container| {
+            let run = self.current(&container.name).filter(|run| run.alive());
+            let health = self.health.get(&container.name);
+            self.busy.contains(&Job::Start(container.name.clone()))
+                || health.is_some_and(|health| health.in_hook && run.is_some_and(|run| run.id == health.id))
+        })
+    }
+
+    /// Whether a container ended in a way that all of them are to begin anew.
+    pub(crate) fn ended_for_all(&self, container: &Container) -> bool {
+        let run = self.current(&container.name).filter(|run| !run.alive());
+        run.is_some_and(|run| pod::restarts_all(container, run.exit_code))
+    }
+
+    /// Whether all containers are to begin anew.
+    pub(crate) fn restarts_all(&self, pod: &Pod) -> bool {
+        pod::all_containers(pod).any(|container| self.ended_for_all(container))
     }
 
     /// Whether the container runs (or is about to).
@@ -426,6 +459,9 @@ impl State {
         }
         if self.failure.is_some() {
             return Some(false);
+        }
+        if self.restarts_all(pod) {
+            return None;
         }
         let over = |name: &str| self.current(name).filter(|run| !run.alive()).map(|run| run.exit_code);
         for container in pod::init_containers(pod).iter().filter(|c| !pod::restartable(c)) {

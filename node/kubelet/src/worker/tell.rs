@@ -55,6 +55,7 @@ impl Worker {
         let terminated = self.stopping_since.is_some() && !self.state.any_alive();
         status::build(&status::Input {
             pod: &self.pod,
+            known: &self.told.status,
             state: &self.state,
             host_ip: &self.context.host_ip,
             started: self.accepted,

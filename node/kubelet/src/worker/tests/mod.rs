@@ -1,6 +1,7 @@
 //! Scenarios of a pod against a runtime that is not real: order of init containers, crash loops, termination, restarts of
 //! the kubelet.
 
+mod order;
 mod resize;
 mod scene;
 
@@ -56,6 +57,21 @@ async fn a_crash_restarts_at_once_then_backs_off_and_keeps_the_last_state() {
 }
 
 #[tokio::test]
+async fn another_image_has_not_failed_yet() {
+    let mut scene = Scene::start(PodSpec { containers: vec![container("a")], ..PodSpec::default() });
+    for run in ["a-0", "a-1"] {
+        scene.running(run).await;
+        scene.ends(run, 3).await;
+    }
+    scene.until("back-off", |view| view.waiting.contains_key("a")).await;
+    scene.pod.spec.as_mut().unwrap().containers[0].image = Some("a:2".into());
+    scene.tell(Message::Pod(Arc::new(scene.pod.clone()), None)).await;
+    let began = std::time::Instant::now();
+    scene.running("a-2").await;
+    assert!(began.elapsed() < Duration::from_secs(5), "the back-off of another image was waited for");
+}
+
+#[tokio::test]
 async fn deletion_stops_cleans_up_and_only_then_removes_the_object() {
     let mut scene = Scene::start(PodSpec { containers: vec![container("a")], ..PodSpec::default() });
     scene.running("a-0").await;
@@ -102,6 +118,23 @@ async fn a_pre_stop_hook_counts_against_the_grace_and_impatience_cuts_it() {
     scene.delete(0).await;
     scene.until("killed", |_| true).await;
     scene.called("stop a-0 0").await;
+}
+
+#[tokio::test]
+async fn a_deletion_shortens_a_restart_that_is_under_way() {
+    let spec = PodSpec {
+        termination_grace_period_seconds: Some(3000),
+        containers: vec![container("a")],
+        ..PodSpec::default()
+    };
+    let mut scene = Scene::start(spec);
+    scene.running("a-0").await;
+    scene.runtime.with(|inner| inner.stubborn = true);
+    scene.pod.spec.as_mut().unwrap().containers[0].image = Some("a:2".into());
+    scene.tell(Message::Pod(Arc::new(scene.pod.clone()), None)).await;
+    scene.called("stop a-0 3000").await;
+    scene.delete(1).await;
+    scene.called("stop a-0 1").await;
 }
 
 #[tokio::test]

@@ -213,7 +213,8 @@ impl PodRuntime for Fake {
         self.container_status(id).await
     }
 
-    async fn exec_sync(&self, _: &str, _: Vec<String>, _: Duration) -> Result<ExecSyncResponse, CriError> {
+    async fn exec_sync(&self, id: &str, _: Vec<String>, _: Duration) -> Result<ExecSyncResponse, CriError> {
+        self.with(|inner| inner.calls.push(format!("exec {id}")));
         Ok(ExecSyncResponse::default())
     }
 
@@ -259,7 +260,14 @@ impl PodApi for FakeApi {
         let mut pod = self.pod.lock().unwrap();
         let mut status = serde_json::to_value(pod.status.clone().unwrap_or_default()).unwrap();
         for (key, value) in patch["status"].as_object().unwrap() {
-            status[key] = value.clone();
+            status[key] = match (key.as_str(), status[key].as_array()) {
+                ("conditions", Some(old)) => {
+                    let new = value.as_array().unwrap();
+                    let kept = old.iter().filter(|old| new.iter().all(|new| new["type"] != old["type"]));
+                    kept.chain(new).cloned().collect()
+                }
+                _ => value.clone(),
+            };
         }
         pod.status = Some(serde_json::from_value::<PodStatus>(status).unwrap());
         Ok(pod.clone())

@@ -1,12 +1,17 @@
 //! The decision: from the pod as desired and the state as observed to what is to be done now. Pure.
 
+mod end;
+
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod};
+
+pub(crate) use end::{End, LEAST_GRACE, before};
 
 use super::state::{Job, Phase, State, Waiting, step};
 use crate::allocation;
 use crate::backoff::Backoff;
 use crate::pod;
+use end::{kill, kill_doomed, renew, restart_all, wind_down};
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,10 +25,12 @@ pub(crate) enum Action {
     /// A run of a container; the number counts those before.
     Start { name: String, attempt: u32 },
     /// End a container's run.
-    Kill { name: String, id: String, message: String, grace: i64 },
+    Kill { name: String, id: String, end: End },
     /// Give these running containers, and then the pod's group, the resources that the pod was given; `settles` when no
     /// container has others after that.
     Resize { names: Vec<String>, settles: bool },
+    /// Forget all runs: every container begins anew, init containers first.
+    Reset,
     /// A finished pod gives back sandbox, volumes and cgroup.
     Release,
     /// Remove all traces of a deleted pod.
@@ -37,7 +44,7 @@ pub(crate) struct Plan {
     pub(crate) wake: Option<Timestamp>,
     /// Containers held back by crash back-off, with what status shows.
     pub(crate) waiting: Vec<(String, Waiting)>,
-    /// Exits that a restart answers: back-off counts them.
+    /// Exits that a restart answers: back-off counts them, by [`pod::backoff_key`].
     pub(crate) counted: Vec<(String, Timestamp)>,
     /// Runs that are ended in order to begin anew, with their containers.
     pub(crate) renewed: Vec<(String, String)>,
@@ -75,49 +82,6 @@ pub(crate) fn plan(input: &Input<'_>) -> Plan {
     plan
 }
 
-/// Ends containers, apps before sidecars, then gives everything back.
-fn wind_down(input: &Input<'_>, plan: &mut Plan) {
-    let Input { pod, state, .. } = *input;
-    if state.any_alive() {
-        let grace = remaining_grace(input);
-        let (sidecars, others): (Vec<&String>, Vec<&String>) =
-            state.records.keys().filter(|name| state.alive(name)).partition(|name| pod::is_sidecar(pod, name));
-        if others.is_empty() {
-            // One after the other, the last declared first.
-            let order = pod::init_containers(pod).iter().rev();
-            if let Some(last) = order.map(|c| &c.name).find(|name| sidecars.contains(name)) {
-                kill(state, last, format!("Stopping container {last}"), grace, plan);
-            }
-        }
-        for name in others {
-            kill(state, name, format!("Stopping container {name}"), grace, plan);
-        }
-        return;
-    }
-    if !state.busy.is_empty() {
-        return;
-    }
-    if input.stopping {
-        plan.actions.push(Action::Cleanup);
-    } else if !state.released {
-        plan.actions.push(Action::Release);
-    }
-}
-
-fn remaining_grace(input: &Input<'_>) -> i64 {
-    let grace = pod::grace_seconds(input.pod);
-    let gone = input.stopping_since.map_or(0, |since| input.now.duration_since(since).as_secs().max(0));
-    if grace == 0 { 0 } else { (grace - gone).max(1) }
-}
-
-fn kill(state: &State, name: &str, message: String, grace: i64, plan: &mut Plan) {
-    if let Some(run) = state.current(name)
-        && !state.busy.contains(&Job::Kill(name.to_owned()))
-    {
-        plan.actions.push(Action::Kill { name: name.to_owned(), id: run.id.clone(), message, grace });
-    }
-}
-
 /// Brings the pod up and keeps it so.
 fn drive(input: &Input<'_>, plan: &mut Plan) {
     let Input { pod, state, .. } = *input;
@@ -143,11 +107,15 @@ fn drive(input: &Input<'_>, plan: &mut Plan) {
         new_sandbox(input, plan);
         return;
     }
+    if state.restarts_all(pod) {
+        restart_all(state, pod, plan);
+        return;
+    }
     kill_doomed(input, plan);
     resize(input, plan);
     // These wait for nobody, and each runs once.
     for container in pod::ephemeral_containers(pod).iter().filter(|c| state.current(&c.name).is_none()) {
-        start(input, container, plan);
+        start_now(input, container, plan);
     }
     if state.initialized(pod) {
         for container in pod::init_containers(pod).iter().filter(|c| pod::restartable(c)) {
@@ -177,41 +145,14 @@ fn new_sandbox(input: &Input<'_>, plan: &mut Plan) {
     let mut alive = false;
     for name in state.records.keys().filter(|name| state.alive(name)) {
         alive = true;
-        kill(
-            state,
-            name,
-            format!("Stopping container {name}: Pod sandbox changed, it will be killed and re-created."),
-            2,
-            plan,
-        );
+        let message = format!("Stopping container {name}: Pod sandbox changed, it will be killed and re-created.");
+        kill(state, name, End::new(message, LEAST_GRACE), plan);
     }
     if alive || !state.busy.is_empty() || !is_due(input, step::POD, plan) {
         return;
     }
     let attempt = state.sandbox.as_ref().map_or(0, |sandbox| sandbox.attempt + 1);
     plan.actions.push(Action::Sandbox { attempt });
-}
-
-fn kill_doomed(input: &Input<'_>, plan: &mut Plan) {
-    let Input { pod, state, .. } = *input;
-    for container in pod::all_containers(pod) {
-        let name = &container.name;
-        let Some(run) = state.current(name).filter(|run| run.alive()) else { continue };
-        let grace = pod::spec(pod).termination_grace_period_seconds.unwrap_or(30);
-        if let Some(doom) = state.health.get(name).filter(|h| h.id == run.id).and_then(|h| h.doomed.as_ref()) {
-            kill(state, name, doom.message.clone(), doom.grace.unwrap_or(grace), plan);
-        } else if !run.hash.is_empty() && run.hash != pod::container_hash(container) {
-            renew(state, name, format!("Container {name} definition changed, will be restarted"), grace, plan);
-        }
-    }
-}
-
-/// Ends a run so that the next may begin.
-fn renew(state: &State, name: &str, message: String, grace: i64, plan: &mut Plan) {
-    if let Some(run) = state.current(name) {
-        plan.renewed.push((name.to_owned(), run.id.clone()));
-    }
-    kill(state, name, message, grace, plan);
 }
 
 /// Brings running containers to the resources that the pod was given, where a container's policy asks for it by a
@@ -282,7 +223,8 @@ fn keep_running(input: &Input<'_>, container: &Container, plan: &mut Plan) {
     }
     if run.phase == Phase::Created {
         // Left by a process of ours that ended between creation and start.
-        kill(state, name, format!("Container {name} was never started, will be restarted"), 0, plan);
+        let message = format!("Container {name} was never started, will be restarted");
+        kill(state, name, End::new(message, 0), plan);
         return;
     }
     if state.is_renewed(name) {
@@ -294,8 +236,9 @@ fn keep_running(input: &Input<'_>, container: &Container, plan: &mut Plan) {
         return;
     }
     let ended = run.ended_at();
-    if let Some(left) = input.crashes.remaining(name, ended, now) {
-        let delay = input.crashes.delay(name).as_secs();
+    let key = pod::backoff_key(name, &pod::container_hash(container));
+    if let Some(left) = input.crashes.remaining(&key, ended, now) {
+        let delay = input.crashes.delay(&key).as_secs();
         let id = pod::PodId::of(pod);
         let message = format!(
             "back-off {} restarting failed container={name} pod={}_{}({})",
@@ -313,19 +256,30 @@ fn keep_running(input: &Input<'_>, container: &Container, plan: &mut Plan) {
     let before = plan.actions.len();
     start(input, container, plan);
     if plan.actions.len() > before {
-        plan.counted.push((name.clone(), ended));
+        plan.counted.push((key, ended));
     }
 }
 
+/// Starts a container unless another is being started: one follows the other, in the order of the spec, and each waits
+/// until the one before is past its postStart hook, as applications that need a proxy rely on.
 fn start(input: &Input<'_>, container: &Container, plan: &mut Plan) {
+    let planned = plan.actions.iter().any(|action| {
+        let Action::Start { name, .. } = action else { return false };
+        pod::container(input.pod, name).is_some()
+    });
+    if !planned && !input.state.is_starting(input.pod) {
+        start_now(input, container, plan);
+    }
+}
+
+fn start_now(input: &Input<'_>, container: &Container, plan: &mut Plan) {
     let name = &container.name;
     let state = input.state;
     let crash = state.waiting.get(name).is_some_and(|waiting| waiting.reason == "CrashLoopBackOff");
     if state.is_busy(name) || (!crash && !is_due(input, name, plan)) {
         return;
     }
-    let attempt = state.current(name).map_or(0, |run| run.attempt + 1);
-    plan.actions.push(Action::Start { name: name.clone(), attempt });
+    plan.actions.push(Action::Start { name: name.clone(), attempt: state.runs(name) });
 }
 
 /// As Go prints a duration: 10s, 1m20s, 5m0s.
@@ -335,7 +289,9 @@ fn duration(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::{ContainerResizePolicy, PodSpec, ResourceRequirements};
+    use k8s_openapi::api::core::v1::{
+        ContainerResizePolicy, ContainerRestartRule, ContainerRestartRuleOnExitCodes, PodSpec, ResourceRequirements,
+    };
 
     use super::super::state::{Applied, Failure, Health, Record, Run, Sandbox};
     use super::*;
@@ -355,7 +311,7 @@ mod tests {
         Pod { spec: Some(spec), ..Pod::default() }
     }
 
-    /// `c:r` runs, `c:0` exited with 0, `c:R` runs and is started.
+    /// `c:r` runs, `c:0` exited with 0, `c:R` runs and is started, `c:h` runs and its postStart hook does.
     fn state(text: &str) -> State {
         let sandbox = Sandbox { id: "s".into(), ready: true, ..Sandbox::default() };
         let mut state = State { sandbox: Some(sandbox), volumes: Some(VolumePaths::new()), ..State::default() };
@@ -363,10 +319,10 @@ mod tests {
             let status = cri::v1::ContainerStatus { id: format!("{name}-id"), ..Default::default() };
             let mut run = Run::new(status, "s");
             (run.phase, run.exit_code) = match what {
-                "r" | "R" => (Phase::Running, 0),
+                "r" | "R" | "h" => (Phase::Running, 0),
                 code => (Phase::Exited, code.parse().unwrap()),
             };
-            let health = Health { id: run.id.clone(), started: what == "R", ..Health::default() };
+            let health = Health { id: run.id.clone(), started: what == "R", in_hook: what == "h", ..Health::default() };
             state.health.insert(name.into(), health);
             state.records.insert(name.into(), Record { current: Some(run), previous: None });
         }
@@ -379,7 +335,11 @@ mod tests {
             Action::Refresh => "refresh".into(),
             Action::Sandbox { attempt } => format!("sandbox{attempt}"),
             Action::Start { name, attempt } => format!("start {name}{attempt}"),
-            Action::Kill { name, .. } => format!("kill {name}"),
+            Action::Kill { name, end, .. } => match end.after.join(" ") {
+                after if after.is_empty() => format!("kill {name}"),
+                after => format!("kill {name} after {after}"),
+            },
+            Action::Reset => "reset".into(),
             Action::Resize { names, settles } => {
                 format!("resize {}{}", names.join(" "), if *settles { "" } else { "…" })
             }
@@ -389,15 +349,19 @@ mod tests {
         plan.actions.iter().map(one).collect::<Vec<_>>().join(", ")
     }
 
-    fn decide(pod: &Pod, state: &State, stopping: bool) -> String {
+    fn decided(pod: &Pod, state: &State, stopping: bool) -> Plan {
         let crashes = Backoff::default();
         let now = Timestamp::from_second(1000).unwrap();
         let (stopping_since, refresh_at) = (Some(now), None);
-        shown(&plan(&Input { pod, state, crashes: &crashes, stopping, stopping_since, refresh_at, now }))
+        plan(&Input { pod, state, crashes: &crashes, stopping, stopping_since, refresh_at, now })
+    }
+
+    fn decide(pod: &Pod, state: &State, stopping: bool) -> String {
+        shown(&decided(pod, state, stopping))
     }
 
     #[test]
-    fn init_containers_in_order_then_apps_together() {
+    fn containers_start_in_order_one_after_another() {
         let pod = pod("Always", &[("i1", false), ("side", true), ("i2", false)], &["a", "b"]);
         for (observed, expected) in [
             ("", "start i10"),
@@ -407,9 +371,12 @@ mod tests {
             ("i1:0 side:r", ""),
             ("i1:0 side:R", "start i20"),
             ("i1:0 side:1", "start side1"),
-            ("i1:0 side:R i2:0", "start a0, start b0"),
+            ("i1:0 side:R i2:0", "start a0"),
+            ("i1:0 side:R i2:0 a:h", ""),
+            ("i1:0 side:R i2:0 a:r", "start b0"),
             ("i1:0 side:R i2:0 a:r b:r", ""),
-            ("i1:0 side:3 i2:0 a:r b:0", "start side1, start b1"),
+            ("i1:0 side:3 i2:0 a:r b:0", "start side1"),
+            ("i1:0 side:r i2:0 a:r b:0", "start b1"),
         ] {
             assert_eq!(decide(&pod, &state(observed), false), expected, "{observed}");
         }
@@ -424,7 +391,7 @@ mod tests {
         let job = pod("OnFailure", &[("s1", true), ("s2", true)], &["a"]);
         for (observed, expected) in [
             ("s1:R s2:R a:1", "start a1"),
-            ("s1:R s2:R a:0", "kill s2"),
+            ("s1:R s2:R a:0", "kill s1 after s2, kill s2"),
             ("s1:R s2:0 a:0", "kill s1"),
             ("s1:0 s2:0 a:0", "release"),
         ] {
@@ -433,11 +400,31 @@ mod tests {
     }
 
     #[test]
+    fn one_container_s_end_restarts_all() {
+        let mut pod = pod("Never", &[("i", false), ("s", true)], &["a", "b"]);
+        let codes = ContainerRestartRuleOnExitCodes { operator: "In".into(), values: Some(vec![42]) };
+        let rule = ContainerRestartRule { action: "RestartAllContainers".into(), exit_codes: Some(codes) };
+        pod.spec.as_mut().unwrap().containers[1].restart_policy_rules = Some(vec![rule]);
+        for (observed, expected) in [
+            ("i:0 s:R a:r b:42", "kill s, kill a"),
+            ("i:0 s:R a:0 b:42", "kill s"),
+            ("i:0 s:137 a:0 b:42", "reset"),
+            ("i:0 s:R a:0 b:1", "kill s"),
+        ] {
+            assert_eq!(decide(&pod, &state(observed), false), expected, "{observed}");
+        }
+        let Action::Kill { end, .. } = &decided(&pod, &state("i:0 s:R a:r b:42"), false).actions[0] else { panic!() };
+        assert!(!end.hook, "there is no time for hooks");
+        assert!(state("i:0 s:137 a:0 b:42").finished(&pod).is_none() && state("a:0 b:1").finished(&pod).is_some());
+        assert_eq!(decide(&pod, &state("i:0 s:R a:r b:42"), true), "kill a, kill s after a", "unless the pod goes");
+    }
+
+    #[test]
     fn stopping_kills_apps_then_sidecars_then_cleans_up() {
         let pod = pod("Always", &[("s1", true)], &["a", "b"]);
         for (observed, expected) in [
-            ("s1:R a:r b:r", "kill a, kill b"),
-            ("s1:R a:0 b:r", "kill b"),
+            ("s1:R a:r b:r", "kill a, kill b, kill s1 after a b"),
+            ("s1:R a:0 b:r", "kill b, kill s1 after b"),
             ("s1:R a:0 b:0", "kill s1"),
             ("s1:0 a:0 b:0", "cleanup"),
             ("", "cleanup"),
@@ -530,7 +517,7 @@ mod tests {
             plan(&Input { pod: &pod, state: &state, crashes, stopping: false, stopping_since, refresh_at, now })
         };
         assert_eq!(shown(&at(&crashes, 0)), "start a1", "the first restart is immediate");
-        crashes.next("a".into(), ended);
+        crashes.next(pod::backoff_key("a", &pod::container_hash(&pod::containers(&pod)[0])), ended);
         let held = at(&crashes, 4);
         assert_eq!(shown(&held), "");
         assert_eq!(held.waiting[0].1.message, "back-off 10s restarting failed container=a pod=_()");
