@@ -5,14 +5,18 @@
 use cluster_tests::{Cluster, Kubectl};
 use serde_json::Value;
 use std::io::Write;
+use std::path::Path;
 
 #[test]
 fn pods_run_as_their_specs_say() {
     let Some(cluster) = cluster_tests::cluster("pods_run_as_their_specs_say") else { return };
     let kubectl = cluster.kubectl();
+    let host = cluster.data_dir().join("host");
     let manifest = include_str!("manifests/node.yaml").replace("THIS-NODE", cluster.name());
+    let manifest = manifest.replace("THIS-DIR", &host.display().to_string());
     kubectl.apply(&manifest.replace("THIS-ADDRESS", cluster.node_ip())).unwrap();
     order_of_init_containers(&kubectl);
+    order_of_containers(&kubectl, &host);
     restart_policies(&kubectl);
     probes(&kubectl);
     environment(&cluster, &kubectl);
@@ -53,6 +57,24 @@ fn order_of_init_containers(kubectl: &Kubectl) {
     let init = status["status"]["initContainerStatuses"].as_array().unwrap();
     assert_eq!(init[0]["state"]["terminated"]["reason"], "Completed");
     assert!(init[1]["state"]["running"].is_object() && init[1]["ready"] == true, "{}", init[1]);
+}
+
+fn order_of_containers(kubectl: &Kubectl, host: &Path) {
+    kubectl.wait("pod/in-turn", "condition=Ready").unwrap();
+    assert_eq!(kubectl.run(&["logs", "in-turn", "-c", "main"]).unwrap(), "up\n");
+
+    kubectl.wait("pod/anew", "jsonpath={.status.containerStatuses[0].restartCount}=1").unwrap();
+    kubectl.wait("pod/anew", "condition=Ready").unwrap();
+    assert_eq!(sh(kubectl, "anew", "cat /v/order"), "first\nmain\nfirst\nmain\n");
+    let status = &kubectl.json(&["get", "pod", "anew"]).unwrap()["status"];
+    let conditions = status["conditions"].as_array().unwrap();
+    assert!(conditions.iter().any(|c| c["type"] == "AllContainersRestarting" && c["status"] == "False"), "{status}");
+    assert_eq!(status["initContainerStatuses"][0]["restartCount"], 1, "{status}");
+    assert_eq!(status["containerStatuses"][1]["lastState"]["terminated"]["exitCode"], 42, "{status}");
+
+    kubectl.wait("pod/helped", "condition=Ready").unwrap();
+    kubectl.run(&["delete", "pod", "helped", "--timeout=60s"]).unwrap();
+    assert_eq!(std::fs::read_to_string(host.join("ends")).unwrap(), "sidecar is told\nmain ends\nsidecar ends\n");
 }
 
 fn restart_policies(kubectl: &Kubectl) {
@@ -190,6 +212,9 @@ fn security(kubectl: &Kubectl) {
     let capabilities = u64::from_str_radix(&status("root", "CapEff"), 16).unwrap();
     assert_eq!((capabilities & 1, capabilities >> 25 & 1), (0, 1), "without CHOWN, with SYS_TIME: {capabilities:x}");
     assert_eq!(status("root", "Seccomp"), "0");
+
+    kubectl.wait("pod/group", "jsonpath={.status.phase}=Succeeded").unwrap();
+    assert_eq!(kubectl.run(&["logs", "group"]).unwrap(), "4242\n");
 
     let reason = "jsonpath={.status.containerStatuses[0].state.waiting.reason}=CreateContainerConfigError";
     kubectl.wait("pod/non-root", reason).unwrap();
