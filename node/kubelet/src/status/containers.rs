@@ -12,28 +12,33 @@ use crate::worker::{Phase, Record, Run, SIGKILLED, State};
 
 /// What the pod's containers are to have in common.
 #[derive(Clone, Copy)]
-pub(crate) struct Role {
+pub(crate) struct Role<'a> {
     /// They run before the others, each to its end or, as a sidecar, beside them.
     pub(crate) init: bool,
     /// Nothing of the pod runs any more or will: what is not known to have ended counts as killed.
     pub(crate) over: bool,
+    /// What stays as it was told, where the runtime remembers nothing.
+    pub(crate) told: &'a [ContainerStatus],
 }
 
 /// One status a container, in the order of the spec.
-pub(crate) fn statuses(pod: &Pod, state: &State, containers: &[Container], role: Role) -> Vec<ContainerStatus> {
+pub(crate) fn statuses(pod: &Pod, state: &State, containers: &[Container], role: Role<'_>) -> Vec<ContainerStatus> {
     containers.iter().map(|container| one(pod, state, container, role)).collect()
 }
 
 /// Statuses of the ephemeral containers, which are never ready.
 pub(crate) fn ephemeral(pod: &Pod, state: &State) -> Vec<ContainerStatus> {
-    let role = Role { init: false, over: false };
+    let role = Role { init: false, over: false, told: &[] };
     let unready = |status| ContainerStatus { ready: false, started: None, ..status };
     statuses(pod, state, &pod::ephemeral_containers(pod), role).into_iter().map(unready).collect()
 }
 
-fn one(pod: &Pod, state: &State, container: &Container, role: Role) -> ContainerStatus {
+fn one(pod: &Pod, state: &State, container: &Container, role: Role<'_>) -> ContainerStatus {
     let none = Record::default();
-    let record = state.records.get(&container.name).unwrap_or(&none);
+    let record = match (state.records.get(&container.name), role.told.iter().find(|s| s.name == container.name)) {
+        (None, Some(told)) => return told.clone(),
+        (record, _) => record.unwrap_or(&none),
+    };
     let current = record.current.as_ref();
     let waiting = state.waiting.get(&container.name).filter(|_| !role.over);
     let (now, last) = match (current, waiting) {

@@ -31,11 +31,18 @@ pub(crate) struct Input<'a> {
 pub(crate) fn build(input: &Input<'_>) -> PodStatus {
     let Input { pod, known, state, .. } = *input;
     let over = input.terminated;
-    let init = containers::statuses(pod, state, pod::init_containers(pod), Role { init: true, over });
-    let app = containers::statuses(pod, state, pod::containers(pod), Role { init: false, over });
+    // Of a pod that has come to its end nothing else becomes known, and an earlier process of ours told all.
+    let ended = state.final_phase.is_some();
+    let nothing = PodStatus::default();
+    let told = if ended { known } else { &nothing };
+    let init = Role { init: true, over, told: pod::list(&told.init_container_statuses) };
+    let init = containers::statuses(pod, state, pod::init_containers(pod), init);
+    let app = Role { init: false, over, told: pod::list(&told.container_statuses) };
+    let app = containers::statuses(pod, state, pod::containers(pod), app);
     let ephemeral = containers::ephemeral(pod, state);
     let phase = phase(input, &init, &app);
-    let rejected = state.failure.as_ref().is_some_and(|_| state.sandbox.is_none() && state.records.is_empty());
+    let unmade = state.sandbox.is_none() && state.records.is_empty();
+    let rejected = unmade && (state.failure.is_some() || (ended && known.container_statuses.is_none()));
     let ips = state.ips(pod, input.host_ip);
     let failure = state.failure.as_ref();
     let mut status = PodStatus {
@@ -217,8 +224,26 @@ mod tests {
     #[test]
     fn a_rejected_pod_shows_only_why() {
         let failure = Failure { reason: "OutOfcpu".into(), message: "m".into() };
-        let status = built(&pod("Always"), &State { failure: Some(failure), ..State::default() }, false);
+        let mut pod = pod("Always");
+        let status = built(&pod, &State { failure: Some(failure), ..State::default() }, false);
         assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("OutOfcpu")));
         assert!(status.container_statuses.is_none() && status.conditions.is_none());
+        // A next process of ours knows of it from the API alone.
+        pod.status = Some(status.clone());
+        let again = built(&pod, &State { final_phase: Some("Failed".into()), ..State::default() }, false);
+        assert_eq!(again, status);
+    }
+
+    #[test]
+    fn what_ended_stays_as_it_was_told() {
+        let mut pod = pod("Never");
+        let told = built(&pod, &state("i:0 a:0 b:3"), false);
+        pod.status = Some(told.clone());
+        let again = built(&pod, &State { final_phase: Some("Failed".into()), ..State::default() }, false);
+        assert_eq!(again.container_statuses, told.container_statuses, "although the runtime remembers nothing");
+        assert_eq!(
+            (again.phase.as_deref(), again.init_container_statuses),
+            (Some("Failed"), told.init_container_statuses)
+        );
     }
 }
