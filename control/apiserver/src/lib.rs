@@ -4,6 +4,7 @@
 //! A request takes one path, whether it comes over TLS or from a component in this process:
 //! TLS → [`request::RequestInfo`] → authenticate → authorise → route. See `server/pipeline.rs`.
 
+mod accept;
 mod admission;
 pub mod auth;
 pub mod authz;

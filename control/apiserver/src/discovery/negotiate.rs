@@ -3,6 +3,8 @@
 use http::HeaderMap;
 use http::header::ACCEPT;
 
+use crate::accept;
+
 /// The forms of a discovery document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Format {
@@ -24,42 +26,17 @@ impl Format {
     }
 }
 
-/// The acceptable form of the highest quality, the first among equals; `None` if nothing fits.
+/// The form that the client likes best; `None` if it takes none.
 pub(super) fn format(headers: &HeaderMap, aggregates: bool) -> Option<Format> {
-    let mut best: Option<(f32, Format)> = None;
-    let mut asked = false;
-    for header in headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()) {
-        for range in header.split(',').map(str::trim).filter(|range| !range.is_empty()) {
-            asked = true;
-            let Some((quality, format)) = one(range, aggregates) else { continue };
-            if quality > 0.0 && best.is_none_or(|(known, _)| quality > known) {
-                best = Some((quality, format));
-            }
-        }
+    let accept: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let accept = accept.join(",");
+    if accept.trim().is_empty() {
+        return Some(Format::Plain);
     }
-    if asked { best.map(|(_, format)| format) } else { Some(Format::Plain) }
-}
-
-fn one(range: &str, aggregates: bool) -> Option<(f32, Format)> {
-    let mut parts = range.split(';').map(str::trim);
-    let media = parts.next()?;
-    let (mut quality, mut group, mut version, mut kind) = (1.0, "", "", "");
-    for parameter in parts {
-        match parameter.split_once('=') {
-            Some(("q", value)) => quality = value.trim().parse().ok()?,
-            Some(("g", value)) => group = value,
-            Some(("v", value)) => version = value,
-            Some(("as", value)) => kind = value,
-            _ => {}
-        }
-    }
-    if !matches!(media, "*/*" | "application/*" | "application/json") {
-        return None;
-    }
-    match (group, version, kind) {
-        ("", "", "") => Some((quality, Format::Plain)),
-        ("apidiscovery.k8s.io", "v2", "APIGroupDiscoveryList") if aggregates => Some((quality, Format::V2)),
-        ("apidiscovery.k8s.io", "v2beta1", "APIGroupDiscoveryList") if aggregates => Some((quality, Format::V2Beta1)),
+    accept::clauses(&accept).iter().filter(|clause| clause.takes_json()).find_map(|clause| match clause.target() {
+        ("", "", "") => Some(Format::Plain),
+        ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") if aggregates => Some(Format::V2),
+        ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2beta1") if aggregates => Some(Format::V2Beta1),
         _ => None,
-    }
+    })
 }

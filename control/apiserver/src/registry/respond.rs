@@ -19,6 +19,7 @@ use store::Entry;
 
 use super::convert::{self, render};
 use super::resource::{Served, Storage};
+use crate::accept::{self, Clause};
 use crate::request::{BoxError, Query, ResponseBody};
 
 /// The size of a list's chunks: small ones cost more to send than to make.
@@ -47,7 +48,7 @@ pub(crate) enum RowObject {
 }
 
 impl Form {
-    /// The first form of the `Accept` header that is served.
+    /// The form that the `Accept` header likes best of those that are served.
     pub(super) fn negotiate(accept: &str, query: &Query) -> Result<Self, Status> {
         if accept.trim().is_empty() {
             return Ok(Self::Object);
@@ -58,7 +59,8 @@ impl Form {
             "Object" => RowObject::Object,
             _ => RowObject::Metadata,
         };
-        let form = accept.split(',').find_map(|clause| Self::of_clause(clause, rows)).ok_or_else(not_acceptable)?;
+        let clauses = accept::clauses(accept);
+        let form = clauses.iter().find_map(|clause| Self::of_clause(clause, rows)).ok_or_else(not_acceptable)?;
         if matches!(form, Self::Table(_)) && !matches!(include, "" | "None" | "Object" | "Metadata") {
             let detail = "must be 'Metadata', 'Object', 'None', or empty";
             let error = FieldError::invalid(&Path::new("includeObject"), include, detail);
@@ -69,29 +71,18 @@ impl Form {
 
     /// Refuses those who do not take objects as they are; for answers that have no other form.
     pub(crate) fn objects_only(accept: &str) -> Result<(), Status> {
-        let plain = |clause: &str| Self::of_clause(clause, RowObject::None) == Some(Self::Object);
-        match accept.trim().is_empty() || accept.split(',').any(plain) {
+        let plain = |clause: &Clause<'_>| Self::of_clause(clause, RowObject::None) == Some(Self::Object);
+        match accept.trim().is_empty() || accept::clauses(accept).iter().any(plain) {
             true => Ok(()),
             false => Err(not_acceptable()),
         }
     }
 
-    fn of_clause(clause: &str, rows: RowObject) -> Option<Self> {
-        let mut parts = clause.split(';').map(str::trim);
-        let media = parts.next()?;
-        if !matches!(media, "application/json" | "application/*" | "*/*") {
+    fn of_clause(clause: &Clause<'_>, rows: RowObject) -> Option<Self> {
+        if !clause.takes_json() {
             return None;
         }
-        let (mut kind, mut version, mut group) = ("", "", "");
-        for (key, value) in parts.filter_map(|part| part.split_once('=')) {
-            match key.trim() {
-                "as" => kind = value.trim(),
-                "v" => version = value.trim(),
-                "g" => group = value.trim(),
-                _ => {}
-            }
-        }
-        match (kind, group, version) {
+        match clause.target() {
             ("", ..) => Some(Self::Object),
             ("Table", "meta.k8s.io", "v1" | "v1beta1") => Some(Self::Table(rows)),
             ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1" | "v1beta1") => {
@@ -371,6 +362,7 @@ mod tests {
             ("application/vnd.kubernetes.protobuf, application/json", Some(Form::Object)),
             ("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", Some(table)),
             ("application/json;as=Table;v=v2;g=meta.k8s.io, application/json;q=0.9", Some(Form::Object)),
+            ("application/json;as=Table;v=v1;g=meta.k8s.io;q=0.1, application/json;q=0.9", Some(Form::Object)),
             ("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", Some(Form::Metadata)),
             ("application/vnd.kubernetes.protobuf", None),
             ("text/html", None),
