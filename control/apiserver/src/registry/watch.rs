@@ -92,7 +92,7 @@ async fn start(storage: &Storage, namespace: &str, options: &WatchOptions) -> Re
         let cache = at_least(storage, options.at).await?;
         let (snapshot, watcher) = cache.subscribe(&range);
         let initial = snapshot.range(&range, None).filter(|entry| options.selection.matches(entry)).cloned().collect();
-        let end = (options.send_initial.is_some() && options.bookmarks).then(|| snapshot.revision());
+        let end = options.bookmarks.then(|| snapshot.revision());
         return Ok(Start { initial, watcher: Ok(watcher), end });
     }
     let cache = storage.cache().await?;

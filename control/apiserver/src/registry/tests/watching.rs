@@ -52,6 +52,12 @@ async fn without_a_revision_the_present_state_comes_first() {
         api.patch(&format!("{MAPS}/b"), MERGE, json!({"data": {"k": query}})).await.ok();
         watch.expect("MODIFIED", "b").await;
     }
+    // Its end is marked as if the client had asked for it by name.
+    let mut marked = api.watch(&format!("{MAPS}?watch=true&allowWatchBookmarks=true")).await;
+    marked.expect("ADDED", "a").await;
+    marked.expect("ADDED", "b").await;
+    let bookmark = marked.next().await.unwrap();
+    assert_eq!(bookmark["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
 }
 
 /// Behaviour 6.
