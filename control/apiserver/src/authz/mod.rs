@@ -122,16 +122,21 @@ impl Authorizer {
         if user.in_group(MASTERS) {
             return Decision { allowed: true, reason: String::new() };
         }
-        let mut reason = String::new();
+        let mut reasons = Vec::new();
         match self.nodes.decide(user, attributes) {
-            Opinion::Allow => return Decision { allowed: true, reason },
+            Opinion::Allow => return Decision { allowed: true, reason: String::new() },
             Opinion::Static if self.node_rules.iter().any(|rule| rule.allows(attributes)) => {
-                return Decision { allowed: true, reason };
+                return Decision { allowed: true, reason: String::new() };
             }
-            Opinion::Refuse(why) => reason = why,
+            Opinion::Refuse(why) => reasons.push(why),
             Opinion::Static | Opinion::NotANode => {}
         }
-        Decision { allowed: self.rbac().allows(user, attributes), reason }
+        let rbac = self.rbac();
+        if rbac.allows(user, attributes) {
+            return Decision { allowed: true, reason: String::new() };
+        }
+        reasons.extend(rbac.missing_roles(user, attributes.namespace));
+        Decision { allowed: false, reason: reasons.join("\n") }
     }
 
     fn rbac(&self) -> std::sync::RwLockReadGuard<'_, Rbac> {

@@ -272,6 +272,23 @@ impl Rbac {
         self.any_rule(user, attributes.namespace, |rule| rule.allows(attributes))
     }
 
+    /// What a refusal says of roles that are granted to `user` and do not exist.
+    pub(crate) fn missing_roles(&self, user: &User, namespace: &str) -> Option<String> {
+        let there = self.namespaces.get(namespace).into_iter().flat_map(|scope| scope.grants_to(user));
+        let mut missing: Vec<String> = Vec::new();
+        for role in self.cluster.grants_to(user).chain(there).map(|grant| &grant.role) {
+            let said = format!("{}.rbac.authorization.k8s.io {:?} not found", role.kind.to_lowercase(), role.name);
+            if self.find_role(role, namespace).is_none() && !missing.contains(&said) {
+                missing.push(said);
+            }
+        }
+        match missing.as_slice() {
+            [] => None,
+            [one] => Some(format!("RBAC: {one}")),
+            several => Some(format!("RBAC: [{}]", several.join(", "))),
+        }
+    }
+
     /// All rules that hold for `user` in a namespace (cluster-wide ones included).
     pub(crate) fn rules_for(&self, user: &User, namespace: &str) -> Vec<Rule> {
         let mut rules = Vec::new();

@@ -227,6 +227,29 @@ fn refusals_are_worded_as_upstream() {
     }
 }
 
+/// Who is granted a role that is not there is told of it.
+#[test]
+fn refusals_name_missing_roles() {
+    let binding = |kind: &str, namespace: &str, role_kind: &str, role: &str| {
+        json!({"kind": kind, "metadata": {"name": role, "namespace": namespace},
+            "roleRef": {"kind": role_kind, "name": role}, "subjects": [{"kind": "User", "name": "jane"}]})
+    };
+    let authorizer = authorizer(&[
+        binding("ClusterRoleBinding", "", "ClusterRole", "gone"),
+        binding("ClusterRoleBinding", "", "ClusterRole", "system:basic-user"),
+        binding("RoleBinding", "ns", "Role", "gone"),
+    ]);
+    let jane = User::new("jane", &[]);
+    let gone = r#"clusterrole.rbac.authorization.k8s.io "gone" not found"#;
+    for (text, expected) in [
+        ("list core/nodes", format!("RBAC: {gone}")),
+        ("list other core/pods", format!("RBAC: {gone}")),
+        ("list ns core/pods", format!(r#"RBAC: [{gone}, role.rbac.authorization.k8s.io "gone" not found]"#)),
+    ] {
+        assert_eq!(authorizer.decide(&jane, &attributes(text)).reason, expected, "{text}");
+    }
+}
+
 #[test]
 fn nobody_grants_what_they_do_not_hold() {
     let group = "rbac.authorization.k8s.io";
