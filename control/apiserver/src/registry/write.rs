@@ -17,10 +17,13 @@ use super::{Registry, convert, errors, object_meta, required, services};
 use crate::admission::{Attributes, Operation};
 use crate::auth::User;
 use crate::authz::Authorizer;
-use crate::request::Warnings;
+use crate::request::{MAX_BODY, Warnings};
 
 /// How often a generated name is made anew when it is taken.
 const NAME_ATTEMPTS: usize = 8;
+/// The largest object: what a body may hold, and room for what is added to it. Patches could make it grow for ever, and every
+/// change of a large one takes its bytes of the history that all watches share.
+pub(super) const MAX_OBJECT: usize = MAX_BODY + (1 << 20);
 /// How often a change is made anew when someone else wrote meanwhile.
 const WRITE_ATTEMPTS: usize = 64;
 
@@ -160,6 +163,7 @@ impl Writer<'_> {
             let name = meta::name(object);
             let key = storage.key(self.namespace, name);
             let encoded = meta::encode(object);
+            check_size(&encoded.bytes)?;
             let put = if self.dry_run {
                 match storage.fresh_cache().await?.get(&key) {
                     Some(_) => Err(StoreError::Conflict { current: None }),
@@ -339,6 +343,10 @@ impl Writer<'_> {
     /// Stores a changed object; none where someone else wrote first.
     pub(super) async fn put_changed(&self, entry: &Entry, new: &Value) -> Result<Option<Written>, Status> {
         let encoded = meta::encode(new);
+        // What is too large already may shrink, and go.
+        if encoded.bytes.len() > entry.bytes.len() && meta::deletion_timestamp(new).is_none() {
+            check_size(&encoded.bytes)?;
+        }
         if self.dry_run {
             let bytes = meta::splice_rv_at(&encoded.bytes, encoded.rv_at, entry.revision);
             return Ok(Some(Written { bytes, created: false }));
@@ -375,6 +383,17 @@ impl Writer<'_> {
             Err(error) => Err(errors::store(&error, self.storage, entry.name())),
         }
     }
+}
+
+/// Refuses an object that is too large to be kept.
+fn check_size(object: &Bytes) -> Result<(), Status> {
+    if object.len() > MAX_OBJECT {
+        return Err(Status::too_large(format_args!(
+            "the object would have {} bytes, limit is {MAX_OBJECT}",
+            object.len()
+        )));
+    }
+    Ok(())
 }
 
 /// The object that PUT makes where there is none.

@@ -226,6 +226,32 @@ async fn patches_of_three_kinds() {
 }
 
 /// Behaviour 20: no patch is lost, and none fails, when many write at once.
+/// Each patch is small enough; what they make together is not.
+#[tokio::test]
+async fn patches_do_not_make_objects_grow_for_ever() {
+    let api = Api::new().await;
+    let path = "/apis/apps/v1/namespaces/default/deployments";
+    let mut first = deployment("d");
+    first["metadata"]["finalizers"] = json!(["example.com/f"]);
+    api.post(path, first).await.ok();
+    let target = format!("{path}/d");
+    let grow = |name: &str, size: usize| {
+        let env = json!([{"name": name, "value": "x".repeat(size)}]);
+        json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "env": env}]}}}})
+    };
+    api.patch(&target, STRATEGIC, grow("A", 2 << 20)).await.ok();
+    let refused = api.patch(&target, STRATEGIC, grow("B", 2 << 20)).await;
+    assert_eq!((refused.code, text(&refused.json["reason"])), (413, "RequestEntityTooLarge".to_owned()));
+    api.patch(&target, STRATEGIC, grow("C", 1 << 20)).await.ok();
+    // What has grown to the bound can be marked as going, and go.
+    let left = api.get(&target).await.ok().to_string().len();
+    api.patch(&target, STRATEGIC, grow("D", super::super::write::MAX_OBJECT - left - 40)).await.ok();
+    assert_eq!(api.patch(&target, MERGE, json!({"metadata": {"labels": {"l": "x".repeat(60)}}})).await.code, 413);
+    api.delete(&target).await.ok();
+    api.patch(&target, MERGE, json!({"metadata": {"finalizers": null}})).await.ok();
+    assert_eq!(api.get(&target).await.code, 404);
+}
+
 #[tokio::test]
 async fn concurrent_patches_all_arrive() {
     let api = Api::new().await;
