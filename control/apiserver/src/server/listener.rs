@@ -30,8 +30,11 @@ pub struct Limits {
     pub connections: usize,
     /// Time for the TLS handshake.
     pub handshake: Duration,
-    /// Time for a request's head, also while a kept connection idles.
+    /// Time for the first request's head.
     pub header: Duration,
+    /// Time for a further request's head, most of which is idle: longer than clients keep connections for the next request,
+    /// lest one is closed under it.
+    pub idle: Duration,
     /// Time between two pieces of a request's body.
     pub stalled_body: Duration,
     /// Time until the answer's head.
@@ -48,6 +51,7 @@ impl Default for Limits {
             connections: 8192,
             handshake: Duration::from_secs(10),
             header: Duration::from_secs(30),
+            idle: Duration::from_secs(95),
             stalled_body: Duration::from_secs(15),
             request: Duration::from_secs(60),
             unread: Duration::from_secs(60),
@@ -60,6 +64,8 @@ impl Default for Limits {
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 const SEND_BUFFER: usize = 1 << 20;
+/// A selector may name thousands of values; the URL that holds it ends at 64 KB.
+const HEADERS: u32 = 256 << 10;
 /// Watches are streams: one client may have hundreds.
 const STREAMS: u32 = 1000;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
@@ -172,13 +178,14 @@ async fn connection(inner: Arc<Inner>, stream: TcpStream, address: IpAddr, tls: 
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER)
             .max_concurrent_streams(STREAMS)
+            .max_header_list_size(HEADERS)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT);
         let served = std::pin::pin!(builder.serve_connection(io, service));
         drive(&inner, served, hyper::server::conn::http2::Connection::graceful_shutdown, &asked).await;
     } else {
         let mut builder = hyper::server::conn::http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(inner.limits.header);
+        builder.timer(TokioTimer::new()).header_read_timeout(inner.limits.idle);
         let served = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
         drive(&inner, served, hyper::server::conn::http1::UpgradeableConnection::graceful_shutdown, &asked).await;
     }

@@ -180,6 +180,31 @@ async fn large_bodies_are_refused_and_slow_clients_are_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kept_connections_have_a_time_of_their_own() {
+    let running = start(Limits { idle: Duration::from_millis(300), ..Limits::default() }).await;
+    let mut stream = running.connect(b"http/1.1", None).await;
+    stream.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await;
+    assert!(read.is_ok() && answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    running.stop().await;
+}
+
+/// A selector of thousands of values, by either protocol.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_urls() {
+    let running = start(Limits::default()).await;
+    let admin = running.server.pki().admin().unwrap();
+    let names: Vec<String> = (0..5000).map(|n| format!("name-{n}")).collect();
+    let path = format!("/api/v1/pods?labelSelector=app+in+({})", names.join(","));
+    for alpn in [b"h2".as_slice(), b"http/1.1"] {
+        let (status, body) = running.ask(alpn, Some(&admin), get(&path)).await;
+        assert_eq!((status.as_u16(), body.starts_with("{\"kind\":\"PodList\"")), (200, true), "{body}");
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn components_in_this_process_take_the_same_path() {
     let running = start(Limits::default()).await;
     let request = |path: &str| Request::get(path).body(Vec::new()).unwrap();
