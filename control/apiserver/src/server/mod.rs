@@ -7,6 +7,7 @@ mod in_process;
 mod listener;
 mod metrics;
 mod pipeline;
+mod pretty;
 mod protobuf;
 pub(crate) mod respond;
 mod start;

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use apimachinery::decode::Media;
 use apimachinery::status::Status;
 use futures::FutureExt;
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, WARNING};
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 
 use super::body::{self, RequestBody};
 use super::health::{self, Check};
-use super::{Inner, gzip, protobuf, respond};
+use super::{Inner, gzip, pretty, protobuf, respond};
 use crate::auth::User;
 use crate::auth::authenticate::authenticate;
 use crate::auth::impersonate::impersonated;
@@ -31,24 +31,28 @@ impl Inner {
         let (parts, body) = request.into_parts();
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
+        // What comes from elsewhere, or as events, stays as it is.
+        let passes = info.verb == Verb::Watch || proxy::is_stream(&info);
+        let lines = !passes && pretty::wanted(&parts.headers, &query);
+        let gzip = !passes && matches!(info.verb, Verb::Get | Verb::List) && gzip::accepted(&parts.headers);
+        let head = parts.method == Method::HEAD;
         let warnings = Warnings::default();
-        let served =
-            AssertUnwindSafe(self.serve_request(&info, query, parts, body, warnings.clone())).catch_unwind().await;
-        let mut response = match served {
-            Ok(Ok(response)) => response,
-            Ok(Err(status)) => respond::failure(&status),
-            Err(_) => {
-                self.metrics.panicked();
-                tracing::error!(verb = %info.verb, path = info.path, "the request ended in a panic");
-                respond::failure(&Status::internal("this request caused the API server to panic"))
-            }
-        };
-        for warning in warnings.take() {
-            let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
-            if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
-                response.headers_mut().append(WARNING, value);
-            }
-        }
+        let answered = AssertUnwindSafe(async {
+            let answer = self.serve_request(&info, query, parts, body, warnings.clone()).await;
+            let answer = answer.unwrap_or_else(|status| respond::failure(&status));
+            let answer = if lines { pretty::print(answer) } else { answer };
+            let answer = if gzip { gzip::compress(answer).await } else { answer };
+            if head { respond::head_alone(answer) } else { answer }
+        });
+        let mut response = answered.catch_unwind().await.unwrap_or_else(|_| {
+            self.metrics.panicked();
+            tracing::error!(verb = %info.verb, path = info.path, "the request ended in a panic");
+            respond::failure(&Status::internal("this request caused the API server to panic"))
+        });
+        // Nobody may keep what they are shown, unless it says so.
+        let kept = HeaderValue::from_static("no-cache, private");
+        response.headers_mut().entry(CACHE_CONTROL).or_insert(kept);
+        respond::warn(response.headers_mut(), &warnings.take());
         let (code, took) = (response.status().as_u16(), started.elapsed());
         self.metrics.answered(&info, code, took);
         tracing::debug!(verb = %info.verb, path = info.path, code, ?took, "request");
@@ -71,12 +75,10 @@ impl Inner {
         if proxy::is_stream(info) {
             return Box::pin(self.streams.serve(info, &query, parts, body)).await;
         }
-        let gzip = matches!(info.verb, Verb::Get | Verb::List) && gzip::accepted(&parts.headers);
-        let answer = match info.is_resource {
-            true => self.serve_resource(info, query, parts, body, (user, authorized), warnings).await?,
-            false => self.serve_path(info, &query, &parts).await?,
-        };
-        Ok(if gzip { gzip::compress(answer).await } else { answer })
+        match info.is_resource {
+            true => self.serve_resource(info, query, parts, body, (user, authorized), warnings).await,
+            false => self.serve_path(info, &query, &parts).await,
+        }
     }
 
     async fn serve_resource(

@@ -134,6 +134,13 @@ async fn both_protocols_serve_by_identity() {
             assert_eq!(status.as_u16(), *code, "{path}: {body}");
             assert!(body.contains(part), "{path}: {body}");
         }
+        for path in ["/version", "/api/v1/namespaces", "/api/v1/namespaces/nothing"] {
+            let mut head = get(path);
+            *head.method_mut() = http::Method::HEAD;
+            let code = if path.ends_with("nothing") { 404 } else { 200 };
+            let (status, body) = running.ask(alpn, Some(&admin), head).await;
+            assert_eq!((status.as_u16(), body.as_str()), (code, ""), "HEAD {path}");
+        }
     }
     let mut bad = get("/api/v1/pods");
     bad.headers_mut().insert("authorization", "Bearer nonsense".parse().unwrap());
@@ -190,9 +197,9 @@ async fn kept_connections_have_a_time_of_their_own() {
     running.stop().await;
 }
 
-/// A selector of thousands of values, by either protocol.
+/// A selector of thousands of values, by either protocol; and who reads it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn long_urls() {
+async fn long_urls_and_people() {
     let running = start(Limits::default()).await;
     let admin = running.server.pki().admin().unwrap();
     let names: Vec<String> = (0..5000).map(|n| format!("name-{n}")).collect();
@@ -200,6 +207,10 @@ async fn long_urls() {
     for alpn in [b"h2".as_slice(), b"http/1.1"] {
         let (status, body) = running.ask(alpn, Some(&admin), get(&path)).await;
         assert_eq!((status.as_u16(), body.starts_with("{\"kind\":\"PodList\"")), (200, true), "{body}");
+        let mut curl = get(&path);
+        curl.headers_mut().insert("user-agent", "curl/8.5.0".parse().unwrap());
+        let (_, body) = running.ask(alpn, Some(&admin), curl).await;
+        assert!(body.starts_with("{\n  \"kind\": \"PodList\","), "{body}");
     }
     running.stop().await;
 }
