@@ -11,6 +11,7 @@ mod pretty;
 mod protobuf;
 pub(crate) mod respond;
 mod start;
+mod websocket;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -13,6 +13,7 @@ use http::{Method, Request, Response, StatusCode};
 
 use super::body::{self, RequestBody};
 use super::health::{self, Check};
+use super::websocket::Handshake;
 use super::{Inner, gzip, pretty, protobuf, respond};
 use crate::auth::User;
 use crate::auth::authenticate::authenticate;
@@ -28,7 +29,7 @@ impl Inner {
     /// Serves one request, whatever happens.
     pub(crate) async fn handle(self: Arc<Self>, request: Request<RequestBody>) -> Response<ResponseBody> {
         let started = Instant::now();
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let query = Query::parse(parts.uri.query().unwrap_or_default());
         let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);
         // What comes from elsewhere, or as events, stays as it is.
@@ -36,10 +37,14 @@ impl Inner {
         let lines = !passes && pretty::wanted(&parts.headers, &query);
         let gzip = !passes && matches!(info.verb, Verb::Get | Verb::List) && gzip::accepted(&parts.headers);
         let head = parts.method == Method::HEAD;
+        let socket = (info.verb == Verb::Watch).then(|| Handshake::of(&mut parts)).flatten();
         let warnings = Warnings::default();
         let answered = AssertUnwindSafe(async {
             let answer = self.serve_request(&info, query, parts, body, warnings.clone()).await;
-            let answer = answer.unwrap_or_else(|status| respond::failure(&status));
+            let answer = match (answer, socket) {
+                (Ok(watch), Some(socket)) => socket.carry(watch, &self.tasks, &self.shutdown),
+                (answer, _) => answer.unwrap_or_else(|status| respond::failure(&status)),
+            };
             let answer = if lines { pretty::print(answer) } else { answer };
             let answer = if gzip { gzip::compress(answer).await } else { answer };
             if head { respond::head_alone(answer) } else { answer }

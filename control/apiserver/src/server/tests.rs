@@ -216,6 +216,29 @@ async fn long_urls_and_people() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_may_be_a_websocket() {
+    use futures::StreamExt;
+    use tokio_tungstenite::tungstenite::{Error, Message};
+
+    let running = start(Limits::default()).await;
+    let admin = running.server.pki().admin().unwrap();
+    let url = "wss://localhost/api/v1/namespaces?watch=true&fieldSelector=metadata.name%3Ddefault&timeoutSeconds=2";
+    let stream = running.connect(b"http/1.1", Some(&admin)).await;
+    let (mut socket, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
+    let Some(Ok(Message::Text(first))) = socket.next().await else { panic!("no event") };
+    let event: serde_json::Value = serde_json::from_str(&first).unwrap();
+    assert_eq!((&event["type"], &event["object"]["metadata"]["name"]), (&"ADDED".into(), &"default".into()));
+    // When its time is over, it ends as WebSockets do.
+    assert!(matches!(socket.next().await, Some(Ok(Message::Close(_)))));
+    let stranger = running.connect(b"http/1.1", None).await;
+    match tokio_tungstenite::client_async(url, stranger).await {
+        Err(Error::Http(refused)) => assert_eq!(refused.status(), 403),
+        other => panic!("{other:?}"),
+    }
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn components_in_this_process_take_the_same_path() {
     let running = start(Limits::default()).await;
     let request = |path: &str| Request::get(path).body(Vec::new()).unwrap();

@@ -1,0 +1,90 @@
+//! Watches over WebSocket: a message an event, for clients that prefer that (Java's, pages in a browser).
+
+use futures::{SinkExt, StreamExt};
+use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::request::Parts;
+use http::{HeaderValue, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::respond;
+use crate::request::ResponseBody;
+
+/// A request to become a WebSocket.
+pub(super) struct Handshake {
+    upgrade: OnUpgrade,
+    accept: HeaderValue,
+}
+
+impl Handshake {
+    /// Takes the request to switch over out of a request; `None` where it does not ask.
+    pub(super) fn of(parts: &mut Parts) -> Option<Self> {
+        let asked = parts.headers.get(UPGRADE)?;
+        if !asked.as_bytes().eq_ignore_ascii_case(b"websocket") {
+            return None;
+        }
+        let key = parts.headers.get(SEC_WEBSOCKET_KEY)?;
+        let accept = HeaderValue::try_from(derive_accept_key(key.as_bytes())).ok()?;
+        Some(Self { upgrade: parts.extensions.remove()?, accept })
+    }
+
+    /// Switches over, and sends the events of a watch that began well.
+    pub(super) fn carry(
+        self,
+        watch: Response<ResponseBody>,
+        tasks: &TaskTracker,
+        shutdown: &CancellationToken,
+    ) -> Response<ResponseBody> {
+        let Self { upgrade, accept } = self;
+        let shutdown = shutdown.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                sent = send(upgrade, watch.into_body()) => if let Err(error) = sent {
+                    tracing::debug!(%error, "a watch over WebSocket broke");
+                },
+            }
+        });
+        let mut response = Response::new(respond::full(bytes::Bytes::new()));
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+        response
+    }
+}
+
+/// Sends events until there are no more or the client leaves. What it says is not looked at.
+async fn send(upgrade: OnUpgrade, mut events: ResponseBody) -> Result<(), Error> {
+    let client = TokioIo::new(upgrade.await.map_err(std::io::Error::other)?);
+    let mut client = WebSocketStream::from_raw_socket(client, Role::Server, None).await;
+    loop {
+        tokio::select! {
+            said = client.next() => match said {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(error),
+                None => return Ok(()),
+            },
+            frame = events.frame() => match frame {
+                Some(Ok(frame)) => {
+                    let Ok(data) = frame.into_data() else { continue };
+                    // A frame has whole events.
+                    for event in data.split_inclusive(|byte| *byte == b'\n') {
+                        client.feed(Message::text(String::from_utf8_lossy(event).into_owned())).await?;
+                    }
+                    client.flush().await?;
+                }
+                Some(Err(error)) => return Err(std::io::Error::other(error).into()),
+                None => return client.close(None).await,
+            },
+        }
+    }
+}
