@@ -68,11 +68,11 @@ impl Inner {
         &self,
         info: &RequestInfo,
         query: Query,
-        parts: Parts,
+        mut parts: Parts,
         body: RequestBody,
         warnings: Warnings,
     ) -> Answer {
-        let mut user = authenticate(&parts, &self.services.tokens)?;
+        let mut user = authenticate(&mut parts, &self.services.tokens)?;
         if let Some(other) = impersonated(&parts.headers, &user, &self.services.authorizer)? {
             user = Arc::new(other);
         }

@@ -235,6 +235,31 @@ async fn a_watch_may_be_a_websocket() {
         Err(Error::Http(refused)) => assert_eq!(refused.status(), 403),
         other => panic!("{other:?}"),
     }
+
+    // A page has its token among the sub-protocols, and gets another one of them answered.
+    let admin = running.server.client("admin", &["system:masters"]);
+    let post = async |path: &str, body: serde_json::Value| {
+        let request = Request::post(path).body(body.to_string().into_bytes()).unwrap();
+        admin.request::<serde_json::Value>(request).await.unwrap()
+    };
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    post(accounts, serde_json::json!({"metadata": {"name": "page"}})).await;
+    let binding = serde_json::json!({"metadata": {"name": "page"},
+        "subjects": [{"kind": "ServiceAccount", "name": "page", "namespace": "default"}],
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}});
+    post("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", binding).await;
+    let token = post(&format!("{accounts}/page/token"), serde_json::json!({"spec": {}})).await;
+    let token = base64::Engine::encode(
+        &base64::engine::general_purpose::URL_SAFE_NO_PAD,
+        token["status"]["token"].as_str().unwrap(),
+    );
+    let mut request = tokio_tungstenite::tungstenite::client::IntoClientRequest::into_client_request(url).unwrap();
+    let protocols = format!("base64url.bearer.authorization.k8s.io.{token}, events");
+    request.headers_mut().insert("sec-websocket-protocol", protocols.parse().unwrap());
+    let stream = running.connect(b"http/1.1", None).await;
+    let (mut socket, answer) = tokio_tungstenite::client_async(request, stream).await.unwrap();
+    assert_eq!(answer.headers()["sec-websocket-protocol"], "events");
+    assert!(matches!(socket.next().await, Some(Ok(Message::Text(_)))));
     running.stop().await;
 }
 

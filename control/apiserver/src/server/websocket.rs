@@ -1,7 +1,7 @@
 //! Watches over WebSocket: a message an event, for clients that prefer that (Java's, pages in a browser).
 
 use futures::{SinkExt, StreamExt};
-use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -15,12 +15,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::respond;
+use crate::auth::authenticate;
 use crate::request::ResponseBody;
 
 /// A request to become a WebSocket.
 pub(super) struct Handshake {
     upgrade: OnUpgrade,
     accept: HeaderValue,
+    /// The first sub-protocol that the client names: a browser wants one of them answered.
+    protocol: Option<HeaderValue>,
 }
 
 impl Handshake {
@@ -32,7 +35,11 @@ impl Handshake {
         }
         let key = parts.headers.get(SEC_WEBSOCKET_KEY)?;
         let accept = HeaderValue::try_from(derive_accept_key(key.as_bytes())).ok()?;
-        Some(Self { upgrade: parts.extensions.remove()?, accept })
+        let named = parts.headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
+        let mut words = named.flat_map(|value| value.split(',')).map(str::trim);
+        let protocol =
+            words.find(|word| !authenticate::is_token(word)).and_then(|word| HeaderValue::from_str(word).ok());
+        Some(Self { upgrade: parts.extensions.remove()?, accept, protocol })
     }
 
     /// Switches over, and sends the events of a watch that began well.
@@ -42,7 +49,7 @@ impl Handshake {
         tasks: &TaskTracker,
         shutdown: &CancellationToken,
     ) -> Response<ResponseBody> {
-        let Self { upgrade, accept } = self;
+        let Self { upgrade, accept, protocol } = self;
         let shutdown = shutdown.clone();
         tasks.spawn(async move {
             tokio::select! {
@@ -58,6 +65,9 @@ impl Handshake {
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
         headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+        if let Some(protocol) = protocol {
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, protocol);
+        }
         response
     }
 }
