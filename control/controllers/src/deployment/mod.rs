@@ -264,7 +264,8 @@ impl Controller {
             }
             object["metadata"]["annotations"][plan::REVISION] = Value::from(revision);
         };
-        update(&self.rest, &path_of(deployment), None, &deployment.metadata.uid, change).await.map(drop)
+        // With the status, as upstream: no user asked for this, so it is no new generation.
+        update(&self.rest, &path_of(deployment), Some("status"), &deployment.metadata.uid, change).await.map(drop)
     }
 
     async fn create_set(

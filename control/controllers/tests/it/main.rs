@@ -230,7 +230,8 @@ async fn a_workload_from_namespace_to_nothing() {
             && status["availableReplicas"] == 3
             && status["replicas"] == 3
     };
-    cluster.wait("three replicas", &path, complete).await;
+    let first = cluster.wait("three replicas", &path, complete).await;
+    assert_eq!(first["metadata"]["generation"], 1, "what the controller writes is no new generation");
     let slices = Path::collection("discovery.k8s.io", "v1", "endpointslices", "shop");
     let filled = |it: &Value| {
         it["items"][0]["endpoints"]
