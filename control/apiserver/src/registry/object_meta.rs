@@ -35,7 +35,7 @@ pub(super) fn match_namespace(object: &mut Value, namespace: &str) -> Result<(),
 
 /// Gives a new object its identity. Those that are applied come with their owners.
 pub(super) fn prepare_create(object: &mut Value, namespace: &str, applied: bool) -> Result<(), Status> {
-    if !meta::resource_version(object).is_empty() {
+    if !matches!(meta::resource_version(object), "" | "0") {
         return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
     }
     match_namespace(object, namespace)?;

@@ -198,6 +198,8 @@ impl ListOptions {
             return Err(bad_options(&FieldError::forbidden(&path, "sendInitialEvents is forbidden for list")));
         }
         let limit = integer(query, "limit")?.unwrap_or(0).max(0);
+        // A list ends by itself; the wish must be a number nevertheless.
+        integer(query, "timeoutSeconds")?;
         let continuation = query.get("continue").unwrap_or("").to_owned();
         let at = list_at(query, limit, &continuation)?;
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);

@@ -49,6 +49,8 @@ async fn yaml_is_accepted() {
 async fn failures_are_statuses_in_upstreams_words() {
     let api = Api::new().await;
     api.post(MAPS, config_map("a")).await.ok();
+    // The revision that is none may be there.
+    api.post(MAPS, json!({"metadata": {"name": "zero", "resourceVersion": "0"}})).await.ok();
     for (request, body, expect) in failures() {
         let (method, target) = request.split_once(' ').unwrap();
         let target = target.replace("MAPS", MAPS);

@@ -82,7 +82,7 @@ async fn revisions_and_matches() {
     let api = with_maps(3).await;
     let at = revision(&api.get(MAPS).await.ok());
     api.delete(&format!("{MAPS}/m00")).await.ok();
-    let cases: [(String, Result<usize, u16>); 13] = [
+    let cases: [(String, Result<usize, u16>); 15] = [
         (String::new(), Ok(2)),
         ("resourceVersion=0".into(), Ok(2)),
         (format!("resourceVersion={at}"), Ok(2)),
@@ -96,6 +96,8 @@ async fn revisions_and_matches() {
         ("continue=nonsense".into(), Err(400)),
         ("sendInitialEvents=true".into(), Err(400)),
         ("limit=x".into(), Err(400)),
+        ("timeoutSeconds=5".into(), Ok(2)),
+        ("timeoutSeconds=x".into(), Err(400)),
     ];
     for (query, expect) in cases {
         let answer = api.get(&format!("{MAPS}?{query}")).await;
