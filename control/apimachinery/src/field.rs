@@ -26,7 +26,7 @@ enum Step {
 }
 
 impl Path {
-    /// A path of one field.
+    /// A path of one field. The field without a name is the object as a whole, shown as `[]`.
     pub fn new(name: impl Into<Cow<'static, str>>) -> Self {
         Self::root().child(name)
     }
@@ -69,6 +69,7 @@ impl fmt::Display for Path {
         }
         for (position, step) in steps.iter().rev().enumerate() {
             match step {
+                Step::Child(name) if name.is_empty() => f.write_str("[]")?,
                 Step::Child(name) if position == 0 => f.write_str(name)?,
                 Step::Child(name) => write!(f, ".{name}")?,
                 Step::Index(index) => write!(f, "[{index}]")?,
@@ -270,6 +271,7 @@ mod tests {
             (FieldError::too_long(&path, 63), "spec.containers[0].name: Too long: may not be more than 63 bytes"),
             (FieldError::too_many(&path, 4, 3), "spec.containers[0].name: Too many: 4: must have at most 3 items"),
             (FieldError::not_found(&Path::new("a").key("k"), "v"), r#"a[k]: Not found: "v""#),
+            (FieldError::too_long(&Path::new(""), 63), "[]: Too long: may not be more than 63 bytes"),
             (FieldError::internal(&path, "oops"), "spec.containers[0].name: Internal error: oops"),
         ];
         for (error, expect) in cases {

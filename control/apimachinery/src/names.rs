@@ -86,6 +86,25 @@ pub fn is_dns1123_subdomain(name: &str) -> Messages {
     messages
 }
 
+/// A DNS subdomain whose labels may hold underscores, as names of services in DNS do: `_sip._tcp.example.com`.
+pub fn is_dns1123_subdomain_with_underscore(name: &str) -> Messages {
+    let mut messages: Messages = max_length(name, 253).into_iter().collect();
+    let label = |label: &str| {
+        let inner = label.strip_prefix('_').unwrap_or(label).as_bytes();
+        inner.iter().all(|byte| is_lower(*byte) || matches!(byte, b'-' | b'_'))
+            && inner.first().is_some_and(|byte| is_lower(*byte))
+            && inner.last().is_some_and(|byte| is_lower(*byte))
+    };
+    if !name.split('.').all(label) {
+        messages.push(regex_message(
+            "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end with an alphanumeric character",
+            r"_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?(\._?[a-z0-9]([-_a-z0-9]*[a-z0-9])?)*",
+            &["example.com"],
+        ));
+    }
+    messages
+}
+
 /// A DNS label (RFC 1035): as [`is_dns1123_label`], but it starts with a letter.
 pub fn is_dns1035_label(name: &str) -> Messages {
     let mut messages: Messages = max_length(name, 63).into_iter().collect();
@@ -130,7 +149,7 @@ pub fn is_qualified_name(name: &str) -> Messages {
         }
         _ => {
             messages.push(format!(
-                "a qualified name {} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')",
+                "a valid label key {} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')",
                 regex_message(
                     "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character",
                     QUALIFIED,
@@ -310,9 +329,14 @@ mod tests {
     #[test]
     fn valid_and_invalid_names() {
         let long = "a".repeat(64);
-        let cases: [(Validator, &[&str], &[&str]); 8] = [
+        let cases: [(Validator, &[&str], &[&str]); 9] = [
             (is_dns1123_label, &["a", "0-9", "my-name"], &["", "-a", "a-", "A", "a.b", "a_b", &long]),
             (is_dns1123_subdomain, &["a", "a.b-c.0", &long], &["", ".", "a..b", "-a.b", "A"]),
+            (
+                is_dns1123_subdomain_with_underscore,
+                &["a", "_sip._tcp.a", "a_b.c"],
+                &["", "_", "a_", "__a", "A", "a..b"],
+            ),
             (is_dns1035_label, &["a", "a-0"], &["", "0a", "a.b", "a-"]),
             (is_qualified_name, &["a", "A.b_c-d", "a.b/C"], &["", "/a", "a/", "a/b/c", "A/b", "a b", "-a", &long]),
             (is_label_value, &["", "a", "A_b.c"], &["-", "a b", "a/b", &long]),
