@@ -21,9 +21,25 @@ pub(super) fn fill(spec: &mut Value, family: &str, invalid: &mut Vec<FieldError>
         }
         return;
     }
-    if spec["ipFamilyPolicy"] == "RequireDualStack" {
+    let policy = &spec["ipFamilyPolicy"];
+    if policy.is_null() || policy == "SingleStack" {
+        for field in ["clusterIPs", "ipFamilies"] {
+            if spec[field].as_array().is_some_and(|list| list.len() > 1) {
+                let detail = format!("must be RequireDualStack or PreferDualStack when multiple {field} are specified");
+                invalid.push(FieldError::invalid(&path.child("ipFamilyPolicy"), policy.clone(), detail));
+            }
+        }
+    }
+    if policy == "RequireDualStack" {
         let detail = "this cluster is not configured for dual-stack services";
         invalid.push(FieldError::invalid(&path.child("ipFamilyPolicy"), "RequireDualStack", detail));
+    }
+    // Families follow from addresses that came without them.
+    if let Some(addresses) = spec["clusterIPs"].as_array().filter(|_| !headless) {
+        let of = |address: &Value| if address.as_str().unwrap_or("").contains(':') { "IPv6" } else { "IPv4" };
+        let mut families = spec["ipFamilies"].as_array().cloned().unwrap_or_default();
+        families.extend(addresses.iter().skip(families.len()).map(|address| of(address).into()));
+        spec["ipFamilies"] = families.into();
     }
     for (index, wanted) in spec["ipFamilies"].as_array().into_iter().flatten().enumerate() {
         if wanted != family {

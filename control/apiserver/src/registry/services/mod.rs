@@ -18,6 +18,7 @@ pub(crate) use allocators::Allocators;
 use super::resource::Storage;
 use super::write::{Part, Writer};
 use super::{Registry, convert};
+use crate::strategy::cluster_ips;
 
 fn is_service(storage: &Storage) -> bool {
     (storage.group, storage.resource) == ("", "services")
@@ -81,6 +82,10 @@ impl Claim {
         }
         let mut claim = Self::default();
         claim.allocators = Some(writer.registry.allocators().await?.clone());
+        let spec = &mut object["spec"];
+        if !is_empty(&spec["clusterIP"]) && is_empty(&spec["clusterIPs"]) {
+            spec["clusterIPs"] = json!([spec["clusterIP"]]);
+        }
         claim.claim(writer.storage, object, None)?;
         Ok(claim)
     }
@@ -111,12 +116,14 @@ impl Claim {
         if !service["spec"].is_object() {
             return Ok(());
         }
-        let mut invalid = Vec::new();
-        if service_type(service) != "ExternalName" {
+        let mut invalid = cluster_ips(&service["spec"]);
+        if invalid.is_empty() && service_type(service) != "ExternalName" {
             families::fill(&mut service["spec"], allocators.family(), &mut invalid);
-            self.claim_addresses(&allocators, service, old, &mut invalid)?;
+            if invalid.is_empty() {
+                self.claim_addresses(&allocators, service, old, &mut invalid)?;
+            }
         }
-        if invalid.is_empty() && wants_node_ports(service) {
+        if invalid.is_empty() && has_node_ports(&service["spec"]) {
             self.claim_ports(&allocators, service, old, &mut invalid)?;
         }
         if invalid.is_empty() { Ok(()) } else { Err(storage.invalid(meta::name(service), invalid)) }
@@ -130,9 +137,7 @@ impl Claim {
         invalid: &mut Vec<FieldError>,
     ) -> Result<(), Status> {
         let spec = &mut service["spec"];
-        let single = spec["clusterIP"].as_str().unwrap_or("").to_owned();
-        let listed = spec["clusterIPs"].as_array().and_then(|list| list.first()).and_then(Value::as_str).unwrap_or("");
-        let wanted = if single.is_empty() { listed.to_owned() } else { single };
+        let wanted = spec["clusterIP"].as_str().unwrap_or("").to_owned();
         let path = Path::new("spec").child("clusterIPs");
         let present = old.filter(|old| service_type(old) != "ExternalName").map(|old| &old["spec"]["clusterIP"]);
         let present = present.and_then(Value::as_str).unwrap_or("");
@@ -178,9 +183,13 @@ impl Claim {
         // A port number that is served over two protocols gets one node port.
         let mut by_port: HashMap<i64, u16> = HashMap::new();
         let path = Path::new("spec").child("ports");
+        let wants_any = wants_node_ports(service);
         for (index, port) in ports_mut(&mut service["spec"]).enumerate() {
             let number = port["port"].as_i64().unwrap_or(0);
             let given = port["nodePort"].as_u64().and_then(|port| u16::try_from(port).ok()).unwrap_or(0);
+            if given == 0 && !wants_any {
+                continue;
+            }
             if given == 0 {
                 let node_port = match by_port.get(&number) {
                     Some(shared) => *shared,
@@ -204,12 +213,34 @@ impl Claim {
             }
             by_port.insert(number, given);
         }
-        let spec = &mut service["spec"];
-        let health = spec["type"] == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local";
-        if health && spec["healthCheckNodePort"].as_u64().unwrap_or(0) == 0 {
+        self.claim_health_port(allocators, &mut service["spec"], &held, invalid)
+    }
+
+    /// The port at which a load balancer asks a node whether it has endpoints.
+    fn claim_health_port(
+        &mut self,
+        allocators: &Allocators,
+        spec: &mut Value,
+        held: &[u16],
+        invalid: &mut Vec<FieldError>,
+    ) -> Result<(), Status> {
+        if spec["type"] != "LoadBalancer" || spec["externalTrafficPolicy"] != "Local" {
+            return Ok(());
+        }
+        let given = spec["healthCheckNodePort"].as_u64().and_then(|port| u16::try_from(port).ok()).unwrap_or(0);
+        if given == 0 {
+            let full = || Status::internal("failed to allocate a HealthCheck NodePort: range is full");
             let any = allocators.take_any_port().ok_or_else(full)?;
             self.ports.push(any);
             spec["healthCheckNodePort"] = any.into();
+        } else if !held.contains(&given) {
+            match allocators.take_port(given) {
+                Ok(()) => self.ports.push(given),
+                Err(message) => {
+                    let path = Path::new("spec").child("healthCheckNodePort");
+                    invalid.push(FieldError::invalid(&path, given, message));
+                }
+            }
         }
         Ok(())
     }
@@ -219,86 +250,106 @@ fn service_type(service: &Value) -> &str {
     service["spec"]["type"].as_str().unwrap_or("ClusterIP")
 }
 
+/// Whether ports of such a type may have node ports.
+fn has_node_ports(spec: &Value) -> bool {
+    matches!(spec["type"].as_str(), Some("NodePort" | "LoadBalancer"))
+}
+
+/// Whether every port is to have one.
 fn wants_node_ports(service: &Value) -> bool {
-    match service_type(service) {
-        "NodePort" => true,
-        "LoadBalancer" => service["spec"]["allocateLoadBalancerNodePorts"] != false,
+    has_node_ports(&service["spec"]) && service["spec"]["allocateLoadBalancerNodePorts"] != false
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
         _ => false,
     }
 }
 
-/// What the client left out stays as it is; what the new type has no use for goes.
+/// What the client left out stays as it is; what the new type has no use for goes, unless the client has changed it.
 fn carry_over(new: &mut Value, old: &Value) {
     if !new["spec"].is_object() {
         return;
     }
+    const ADDRESSES: [&str; 4] = ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"];
     let (external, was_external) = (service_type(new) == "ExternalName", service_type(old) == "ExternalName");
-    let ports_wanted = wants_node_ports(new);
-    let had_ports = wants_node_ports(old);
-    let spec = &mut new["spec"];
+    let (spec, old) = (&mut new["spec"], &old["spec"]);
     if external && !was_external {
-        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "internalTrafficPolicy"] {
-            if spec[field] == old["spec"][field]
-                && let Some(fields) = spec.as_object_mut()
-            {
-                fields.remove(field);
-            }
-        }
+        ADDRESSES.into_iter().chain(["internalTrafficPolicy"]).for_each(|field| drop_unchanged(spec, old, field));
     } else if !external && !was_external {
-        let empty = |value: &Value| value.as_str().unwrap_or("").is_empty();
-        if empty(&spec["clusterIP"]) && spec["clusterIPs"].as_array().is_none_or(Vec::is_empty) {
-            for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-                if spec[field].is_null() || empty(&spec["clusterIP"]) {
-                    spec[field] = old["spec"][field].clone();
-                }
+        for field in ADDRESSES {
+            if is_empty(&spec[field]) {
+                spec[field] = old[field].clone();
             }
         }
-    }
-    let protocol = |port: &Value| port["protocol"].as_str().unwrap_or("TCP").to_owned();
-    for port in ports_mut(spec) {
-        let mut before = old["spec"]["ports"].as_array().into_iter().flatten();
-        let Some(same) = before.find(|one| one["port"] == port["port"] && protocol(one) == protocol(port)) else {
-            continue;
-        };
-        if ports_wanted && had_ports && port["nodePort"].as_u64().unwrap_or(0) == 0 {
-            port["nodePort"] = same["nodePort"].clone();
-        } else if !ports_wanted
-            && had_ports
-            && port["nodePort"] == same["nodePort"]
-            && let Some(fields) = port.as_object_mut()
-        {
-            fields.remove("nodePort");
+        // Clients older than the list change the single address alone.
+        if spec["clusterIP"] != old["clusterIP"] && spec["clusterIPs"] == old["clusterIPs"] {
+            spec["clusterIPs"] = json!([spec["clusterIP"]]);
         }
     }
-    carry_over_type_fields(spec, &old["spec"], ports_wanted, had_ports);
+    carry_over_node_ports(spec, old);
+    carry_over_type_fields(spec, old);
     if let Some(fields) = spec.as_object_mut() {
         fields.retain(|_, value| !value.is_null());
     }
 }
 
-/// The fields that some types alone have: kept while the type stays, gone with it unless the client changed them.
-fn carry_over_type_fields(spec: &mut Value, old: &Value, ports_wanted: bool, had_ports: bool) {
-    let same_type = spec["type"] == old["type"];
-    if same_type && ports_wanted && spec["healthCheckNodePort"].is_null() && !old["healthCheckNodePort"].is_null() {
+/// A port keeps the node port of the one that had its name, unless another port has taken that.
+fn carry_over_node_ports(spec: &mut Value, old: &Value) {
+    let number = |port: &Value| port["nodePort"].as_u64().unwrap_or(0);
+    let all = |spec: &Value| -> Vec<(String, u64)> {
+        let name = |port: &Value| port["name"].as_str().unwrap_or("").to_owned();
+        spec["ports"].as_array().into_iter().flatten().map(|port| (name(port), number(port))).collect()
+    };
+    let (before, after) = (all(old), all(spec));
+    let had = |wanted: u64| before.iter().any(|(_, port)| *port == wanted);
+    match (has_node_ports(spec), has_node_ports(old)) {
+        (true, true) => {
+            for (port, (name, given)) in ports_mut(spec).zip(&after) {
+                let same = before.iter().rev().find(|(other, _)| other == name).map_or(0, |(_, port)| *port);
+                let taken = after.iter().any(|(_, port)| *port == same);
+                if *given == 0 && same != 0 && !taken {
+                    port["nodePort"] = same.into();
+                }
+            }
+        }
+        (false, true) if after.iter().all(|(_, port)| *port == 0 || had(*port)) => {
+            for port in ports_mut(spec).filter_map(Value::as_object_mut) {
+                port.remove("nodePort");
+            }
+        }
+        _ => {}
+    }
+}
+
+fn drop_unchanged(spec: &mut Value, old: &Value, field: &str) {
+    if spec[field] == old[field]
+        && let Some(fields) = spec.as_object_mut()
+    {
+        fields.remove(field);
+    }
+}
+
+/// The fields that some types alone have.
+fn carry_over_type_fields(spec: &mut Value, old: &Value) {
+    let balanced = |spec: &Value| spec["type"] == "LoadBalancer";
+    let checked = |spec: &Value| balanced(spec) && spec["externalTrafficPolicy"] == "Local";
+    let exposed =
+        |spec: &Value| has_node_ports(spec) || (spec["type"] == "ClusterIP" && !is_empty(&spec["externalIPs"]));
+    if checked(spec) && checked(old) && spec["healthCheckNodePort"].as_u64().unwrap_or(0) == 0 {
         spec["healthCheckNodePort"] = old["healthCheckNodePort"].clone();
     }
-    let balanced = spec["type"] == "LoadBalancer";
-    let was_balanced = old["type"] == "LoadBalancer";
-    let exposed = balanced || ports_wanted;
-    let was_exposed = was_balanced || had_ports;
     let gone = [
-        ("externalTrafficPolicy", was_exposed && !exposed),
-        ("healthCheckNodePort", was_exposed && !balanced),
-        ("allocateLoadBalancerNodePorts", was_balanced && !balanced),
-        ("loadBalancerClass", was_balanced && !balanced),
+        ("healthCheckNodePort", checked(old) && !checked(spec)),
+        ("externalTrafficPolicy", exposed(old) && !exposed(spec)),
+        ("allocateLoadBalancerNodePorts", balanced(old) && !balanced(spec)),
+        ("loadBalancerClass", balanced(old) && !balanced(spec)),
     ];
-    for (field, gone) in gone {
-        if gone
-            && spec[field] == old[field]
-            && let Some(fields) = spec.as_object_mut()
-        {
-            fields.remove(field);
-        }
+    for (field, _) in gone.into_iter().filter(|(_, gone)| *gone) {
+        drop_unchanged(spec, old, field);
     }
 }
 

@@ -1,17 +1,22 @@
 //! Services. Addresses and node ports are allocated around the write by the registry; what a client chose is checked there.
 
 use super::pod_spec::ip;
+use super::warnings;
 use crate::strategy::Strategy;
 use crate::strategy::networking::{NOT_A_CIDR, network};
 use crate::strategy::tools::{
-    Problems, default_to, each_mut, empty, flag, indexed, int, items, labels, map, named, one_of, port_number,
-    port_number_or_name, some, strings, text, within,
+    Problems, changed, default_to, each_mut, empty, indexed, int, items, keep, labels, map, named, one_of, port_number,
+    port_number_or_name, some, strings, supported, text, within,
 };
 use apimachinery::field::{FieldError, Path};
-use apimachinery::names;
+use apimachinery::{meta, names};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
+/// How a Service asked for endpoints nearby, and how it does now.
+const TOPOLOGY_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";
 const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 
 /// The strategy of Services.
@@ -20,40 +25,18 @@ pub(in crate::strategy) struct Service;
 
 impl Strategy for Service {
     fn defaults(&self, service: &mut Value) {
-        within(service, "spec", |spec| {
-            default_to(spec, "sessionAffinity", "None");
-            default_to(spec, "type", "ClusterIP");
-            match text(spec, "sessionAffinity") {
-                "ClientIP" => {
-                    let timeout = spec.pointer("/sessionAffinityConfig/clientIP/timeoutSeconds");
-                    if timeout.is_none_or(Value::is_null) {
-                        spec["sessionAffinityConfig"] = json!({ "clientIP": { "timeoutSeconds": 10800 } });
-                    }
-                }
-                _ => {
-                    if let Some(map) = spec.as_object_mut() {
-                        map.remove("sessionAffinityConfig");
-                    }
-                }
-            }
-            each_mut(spec, "ports", |port| {
-                default_to(port, "protocol", "TCP");
-                let target = port.get("targetPort");
-                if target.is_none_or(|target| target.is_null() || target == 0 || target == "") {
-                    port["targetPort"] = port["port"].clone();
-                }
+        within(service, "spec", spec_defaults);
+        if text(&service["spec"], "type") == "LoadBalancer" {
+            within(service, "status", |status| {
+                within(status, "loadBalancer", |balancer| {
+                    each_mut(balancer, "ingress", |ingress| {
+                        if !empty(ingress, "ip") {
+                            default_to(ingress, "ipMode", "VIP");
+                        }
+                    });
+                });
             });
-            let kind = text(spec, "type").to_owned();
-            if kind == "NodePort" || kind == "LoadBalancer" {
-                default_to(spec, "externalTrafficPolicy", "Cluster");
-            }
-            if kind != "ExternalName" {
-                default_to(spec, "internalTrafficPolicy", "Cluster");
-            }
-            if kind == "LoadBalancer" && some(spec, "allocateLoadBalancerNodePorts").is_none() {
-                spec["allocateLoadBalancerNodePorts"] = true.into();
-            }
-        });
+        }
     }
 
     fn prepare_create(&self, service: &mut Value) {
@@ -62,86 +45,220 @@ impl Strategy for Service {
 
     fn validate(&self, service: &Value) -> Problems {
         let mut problems = Vec::new();
-        let path = Path::new("spec");
-        let spec = &service["spec"];
-        let kind = text(spec, "type");
-        one_of(&path.child("type"), kind, &TYPES, true, &mut problems);
-        let headless =
-            strings(spec, "clusterIPs").any(|address| address == "None") || text(spec, "clusterIP") == "None";
+        let (path, spec) = (Path::new("spec"), &service["spec"]);
+        let (kind, headless) = (text(spec, "type"), is_headless(spec));
+        topology(service, &mut problems);
         if items(spec, "ports").is_empty() && !headless && kind != "ExternalName" {
             problems.push(FieldError::required(&path.child("ports"), ""));
         }
-        ports(&path, spec, headless, &mut problems);
+        by_type(&path, spec, kind, headless, &mut problems);
+        ports(&path, spec, &mut problems);
         labels(&path.child("selector"), map(spec, "selector"), &mut problems);
         affinity(&path, spec, &mut problems);
-        addresses(&path, spec, &mut problems);
-        by_type(&path, spec, kind, headless, &mut problems);
+        problems.extend(cluster_ips(spec));
+        external_ips(&path, spec, &mut problems);
+        one_of(&path.child("type"), kind, &TYPES, true, &mut problems);
+        unique_ports(&path, spec, kind, &mut problems);
+        load_balancer(&path, spec, kind, &mut problems);
         policies(&path, spec, kind, &mut problems);
         problems
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> Problems {
-        let mut problems = self.validate(new);
+        let mut problems = Vec::new();
         let path = Path::new("spec");
-        let (new, old) = (&new["spec"], &old["spec"]);
-        let keeps_address = text(new, "type") != "ExternalName" && text(old, "type") != "ExternalName";
-        let (before, after) = (text(old, "clusterIP"), text(new, "clusterIP"));
-        if keeps_address && !before.is_empty() && before != after {
-            let addresses = json!([after]);
-            problems.push(FieldError::invalid(
-                &path.child("clusterIPs").index(0),
-                addresses,
-                "may not change once set",
-            ));
+        let (after, before) = (&new["spec"], &old["spec"]);
+        let both = |kind: &str| text(after, "type") == kind && text(before, "type") == kind;
+        if both("LoadBalancer") && after.get("loadBalancerClass") != before.get("loadBalancerClass") {
+            let value = after.get("loadBalancerClass").cloned().unwrap_or(Value::Null);
+            problems.push(FieldError::invalid(&path.child("loadBalancerClass"), value, "may not change once set"));
+        }
+        let checked = is_health_checked(after) && is_health_checked(before);
+        if checked && changed(after, before, "healthCheckNodePort") {
+            problems.push(FieldError::forbidden(&path.child("healthCheckNodePort"), "field is immutable"));
+        }
+        problems.extend(self.validate(new));
+        problems
+    }
+
+    fn validate_status_update(&self, new: &Value, _old: &Value) -> Problems {
+        let mut problems = Vec::new();
+        let path = Path::new("status").child("loadBalancer");
+        let balancer = &new["status"]["loadBalancer"];
+        if text(&new["spec"], "type") != "LoadBalancer" && !empty(balancer, "ingress") {
+            let detail = "may only be used when `spec.type` is 'LoadBalancer'";
+            return vec![FieldError::forbidden(&path.child("ingress"), detail)];
+        }
+        for (path, ingress) in indexed(balancer, "ingress", &path) {
+            let (address, mode, host) = (text(ingress, "ip"), text(ingress, "ipMode"), text(ingress, "hostname"));
+            if !address.is_empty() {
+                ip(&path.child("ip"), address, &mut problems);
+            } else if !mode.is_empty() {
+                problems
+                    .push(FieldError::forbidden(&path.child("ipMode"), "may not be specified when `ip` is not set"));
+            }
+            one_of(&path.child("ipMode"), mode, &["Proxy", "VIP"], false, &mut problems);
+            if !host.is_empty() {
+                problems.extend(named(&path.child("hostname"), host, names::is_dns1123_subdomain(host)));
+                if host.parse::<IpAddr>().is_ok() {
+                    let detail = "must be a DNS name, not an IP address";
+                    problems.push(FieldError::invalid(&path.child("hostname"), host, detail));
+                }
+            }
         }
         problems
     }
+
+    fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        let mut all = Vec::new();
+        let (path, spec) = (Path::new("spec"), &new["spec"]);
+        if meta::annotation(new, TOPOLOGY_HINTS).is_some() {
+            all.push(format!("annotation {TOPOLOGY_HINTS} is deprecated, please use {TOPOLOGY_MODE} instead"));
+        }
+        let headless = text(spec, "type") == "ClusterIP" && text(spec, "clusterIP") == "None";
+        let external = text(spec, "type") == "ExternalName";
+        for list in ["clusterIPs", "externalIPs"] {
+            let addresses = indexed(spec, list, &path).filter_map(|(path, one)| Some((path, one.as_str()?)));
+            all.extend(addresses.filter_map(|(path, address)| warnings::ip(&path, address)));
+        }
+        all.extend(warnings::ip(&path.child("loadBalancerIP"), text(spec, "loadBalancerIP")));
+        let mut say = |applies: bool, said: &str| all.extend(applies.then(|| said.to_owned()));
+        say(headless && !empty(spec, "loadBalancerIP"), "spec.loadBalancerIP is ignored for headless services");
+        say(headless && !empty(spec, "externalIPs"), "spec.externalIPs is ignored for headless services");
+        let sticky = text(spec, "sessionAffinity") != "None";
+        say(headless && sticky, "spec.SessionAffinity is ignored for headless services");
+        let deprecated = !headless && !external && !empty(spec, "externalIPs");
+        say(deprecated, "spec.externalIPs is deprecated and may no longer be implemented in some clusters");
+        let said = "spec.externalIPs is ignored when spec.type is \"ExternalName\"";
+        say(external && !empty(spec, "externalIPs"), said);
+        let said = "spec.externalName is ignored when spec.type is not \"ExternalName\"";
+        say(!external && !empty(spec, "externalName"), said);
+        let said = "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"";
+        say(text(spec, "trafficDistribution") == "PreferClose", said);
+        all
+    }
 }
 
-fn ports(path: &Path, spec: &Value, headless: bool, problems: &mut Problems) {
-    let mut seen_names = BTreeSet::new();
-    let mut seen_ports = BTreeSet::new();
-    let mut seen_node_ports = BTreeSet::new();
+fn spec_defaults(spec: &mut Value) {
+    default_to(spec, "sessionAffinity", "None");
+    default_to(spec, "type", "ClusterIP");
+    match text(spec, "sessionAffinity") {
+        "ClientIP" => {
+            let timeout = spec.pointer("/sessionAffinityConfig/clientIP/timeoutSeconds");
+            if timeout.is_none_or(Value::is_null) {
+                spec["sessionAffinityConfig"] = json!({ "clientIP": { "timeoutSeconds": 10800 } });
+            }
+        }
+        "None" => keep(spec, &Value::Null, "sessionAffinityConfig"),
+        _ => {}
+    }
+    each_mut(spec, "ports", |port| {
+        default_to(port, "protocol", "TCP");
+        let target = port.get("targetPort");
+        if target.is_none_or(|target| target.is_null() || target == 0 || target == "") {
+            port["targetPort"] = port["port"].clone();
+        }
+    });
+    let kind = text(spec, "type").to_owned();
+    if is_reachable_from_outside(spec) {
+        default_to(spec, "externalTrafficPolicy", "Cluster");
+    }
+    if kind != "ExternalName" {
+        default_to(spec, "internalTrafficPolicy", "Cluster");
+    }
+    if kind == "LoadBalancer" && some(spec, "allocateLoadBalancerNodePorts").is_none() {
+        spec["allocateLoadBalancerNodePorts"] = true.into();
+    }
+}
+
+fn is_reachable_from_outside(spec: &Value) -> bool {
+    match text(spec, "type") {
+        "NodePort" | "LoadBalancer" => true,
+        "ClusterIP" => !empty(spec, "externalIPs"),
+        _ => false,
+    }
+}
+
+fn is_health_checked(spec: &Value) -> bool {
+    text(spec, "type") == "LoadBalancer" && text(spec, "externalTrafficPolicy") == "Local"
+}
+
+fn is_headless(spec: &Value) -> bool {
+    items(spec, "clusterIPs") == ["None"]
+}
+
+fn topology(service: &Value, problems: &mut Problems) {
+    let (hints, mode) = (meta::annotation(service, TOPOLOGY_HINTS), meta::annotation(service, TOPOLOGY_MODE));
+    if let (Some(hints), Some(mode)) = (hints, mode)
+        && hints != mode
+    {
+        let path = Path::new("metadata").child("annotations").key(TOPOLOGY_MODE);
+        let detail = format!("must match annotations[{TOPOLOGY_HINTS}] when both are specified");
+        problems.push(FieldError::invalid(&path, mode, detail));
+    }
+}
+
+fn by_type(path: &Path, spec: &Value, kind: &str, headless: bool, problems: &mut Problems) {
+    match kind {
+        "NodePort" | "LoadBalancer" if headless => {
+            let detail = format!("may not be set to 'None' for {kind} services");
+            problems.push(FieldError::invalid(&path.child("clusterIPs").index(0), "None", detail));
+        }
+        "ExternalName" => {
+            for field in ["clusterIPs", "ipFamilies", "ipFamilyPolicy"].into_iter().filter(|field| !empty(spec, field))
+            {
+                let detail = "may not be set for ExternalName services";
+                problems.push(FieldError::forbidden(&path.child(field), detail));
+            }
+            let (name, at) = (text(spec, "externalName"), path.child("externalName"));
+            match name.strip_suffix('.').unwrap_or(name) {
+                "" => problems.push(FieldError::required(&at, "")),
+                name => problems.extend(named(&at, name, names::is_dns1123_subdomain(name))),
+            }
+        }
+        _ => {}
+    }
+}
+
+fn ports(path: &Path, spec: &Value, problems: &mut Problems) {
+    let mut seen = BTreeSet::new();
     let several = items(spec, "ports").len() > 1;
     for (path, port) in indexed(spec, "ports", path) {
-        let name = text(port, "name");
-        if name.is_empty() {
-            if several {
-                problems.push(FieldError::required(&path.child("name"), ""));
+        let (name, at) = (text(port, "name"), path.child("name"));
+        if !name.is_empty() {
+            problems.extend(named(&at, name, names::is_dns1123_label(name)));
+            if !seen.insert(name) {
+                problems.push(FieldError::duplicate(&at, name));
             }
-        } else {
-            problems.extend(named(&path.child("name"), name, names::is_dns1123_label(name)));
-            if !seen_names.insert(name) {
-                problems.push(FieldError::duplicate(&path.child("name"), name));
-            }
+        } else if several {
+            problems.push(FieldError::required(&at, ""));
         }
-        let number = int(port, "port").unwrap_or(0);
-        port_number(&path.child("port"), number, problems);
+        port_number(&path.child("port"), int(port, "port").unwrap_or(0), problems);
         one_of(&path.child("protocol"), text(port, "protocol"), &["SCTP", "TCP", "UDP"], true, problems);
-        // Defaults made it the port itself, which has been checked already.
-        if let Some(target) = some(port, "targetPort").filter(|target| target.as_i64() != Some(number)) {
-            port_number_or_name(&path.child("targetPort"), target, problems);
-            if headless
-                && target.is_i64()
-                && target.as_i64() != Some(number)
-                && text(spec, "clusterIP") == "None"
-                && empty(spec, "selector")
-            {
-                let detail = "must be equal to the value of 'port' when clusterIP = None";
-                problems.push(FieldError::invalid(&path.child("targetPort"), target.clone(), detail));
-            }
-        }
-        let protocol = text(port, "appProtocol");
-        if !protocol.is_empty() {
+        port_number_or_name(&path.child("targetPort"), &port["targetPort"], problems);
+        if let Some(protocol) = some(port, "appProtocol").and_then(Value::as_str) {
             problems.extend(named(&path.child("appProtocol"), protocol, names::is_qualified_name(protocol)));
         }
-        if !seen_ports.insert((text(port, "protocol"), number)) {
-            let value = json!({ "protocol": text(port, "protocol"), "port": number });
-            problems.push(FieldError::duplicate(&path, value));
+    }
+}
+
+/// No two ports of a protocol are the same, nor are their node ports.
+fn unique_ports(path: &Path, spec: &Value, kind: &str, problems: &mut Problems) {
+    let (mut node_ports, mut ports) = (BTreeSet::new(), BTreeSet::new());
+    for (path, port) in indexed(spec, "ports", path) {
+        let (number, protocol) = (int(port, "nodePort").unwrap_or(0), text(port, "protocol"));
+        let at = path.child("nodePort");
+        if number != 0 && kind == "ClusterIP" {
+            problems.push(FieldError::forbidden(&at, "may not be used when `type` is 'ClusterIP'"));
         }
-        let node_port = int(port, "nodePort").unwrap_or(0);
-        if node_port != 0 && !seen_node_ports.insert((text(port, "protocol"), node_port)) {
-            problems.push(FieldError::duplicate(&path.child("nodePort"), node_port));
+        if number != 0 && !node_ports.insert((protocol, number)) {
+            problems.push(FieldError::duplicate(&at, number));
+        }
+    }
+    for (path, port) in indexed(spec, "ports", path) {
+        let (number, protocol) = (int(port, "port").unwrap_or(0), text(port, "protocol"));
+        if !ports.insert((protocol, number)) {
+            problems.push(FieldError::duplicate(&path, json!({ "protocol": protocol, "port": number })));
         }
     }
 }
@@ -150,7 +267,8 @@ fn affinity(path: &Path, spec: &Value, problems: &mut Problems) {
     let kind = text(spec, "sessionAffinity");
     one_of(&path.child("sessionAffinity"), kind, &["ClientIP", "None"], true, problems);
     let seconds = spec.pointer("/sessionAffinityConfig/clientIP/timeoutSeconds").and_then(Value::as_i64);
-    if let Some(seconds) = seconds
+    if kind == "ClientIP"
+        && let Some(seconds) = seconds
         && !(1..=86400).contains(&seconds)
     {
         let at = path.child("sessionAffinityConfig").child("clientIP").child("timeoutSeconds");
@@ -158,120 +276,137 @@ fn affinity(path: &Path, spec: &Value, problems: &mut Problems) {
     }
 }
 
-fn addresses(path: &Path, spec: &Value, problems: &mut Problems) {
-    for (at, address) in strings(spec, "clusterIPs").enumerate().filter(|(_, address)| *address != "None") {
-        ip(&path.child("clusterIPs").index(at), address, problems);
+/// What is wrong with the addresses and IP families of a Service's spec as they stand: they are looked at before any
+/// address is claimed, too.
+pub(crate) fn cluster_ips(spec: &Value) -> Problems {
+    let mut problems = Vec::new();
+    if text(spec, "type") == "ExternalName" {
+        return problems;
     }
-    if let Some(first) = strings(spec, "clusterIPs").next()
-        && first != text(spec, "clusterIP")
-    {
-        let value = json!(strings(spec, "clusterIPs").collect::<Vec<_>>());
-        problems.push(FieldError::invalid(&path.child("clusterIPs"), value, "first value must match `clusterIP`"));
-    }
-    for (at, address) in strings(spec, "externalIPs").enumerate() {
-        let path = path.child("externalIPs").index(at);
-        ip(&path, address, problems);
-        if address.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified()) {
-            problems.push(FieldError::invalid(
-                &path,
-                address,
-                "may not be in the loopback range (127.0.0.0/8, ::1/128)",
-            ));
-        }
-    }
-    let mut families = BTreeSet::new();
-    for (at, family) in strings(spec, "ipFamilies").enumerate() {
-        if !families.insert(family) {
-            problems.push(FieldError::duplicate(&path.child("ipFamilies").index(at), family));
-        }
-        one_of(&path.child("ipFamilies").index(at), family, &["IPv4", "IPv6"], true, problems);
-    }
-    let policy = text(spec, "ipFamilyPolicy");
-    one_of(
-        &path.child("ipFamilyPolicy"),
-        policy,
-        &["PreferDualStack", "RequireDualStack", "SingleStack"],
-        false,
-        problems,
-    );
-}
-
-fn by_type(path: &Path, spec: &Value, kind: &str, headless: bool, problems: &mut Problems) {
-    match kind {
-        "ExternalName" => {
-            let name = text(spec, "externalName");
-            if strings(spec, "clusterIPs").next().is_some() || !text(spec, "clusterIP").is_empty() {
-                let detail = "may not be set when `type` is 'ExternalName'";
-                problems.push(FieldError::forbidden(&path.child("clusterIPs"), detail));
-            }
-            if name.is_empty() {
-                problems.push(FieldError::required(&path.child("externalName"), ""));
-            } else {
-                let plain = name.strip_suffix('.').unwrap_or(name);
-                problems.extend(named(&path.child("externalName"), name, names::is_dns1123_subdomain(plain)));
-            }
-        }
-        "NodePort" | "LoadBalancer" if headless => {
-            let detail = format!("may not be set to 'None' for {kind} services");
-            problems.push(FieldError::invalid(&path.child("clusterIPs").index(0), "None", detail));
-        }
+    let path = Path::new("spec");
+    let (at, all) = (path.child("clusterIPs"), items(spec, "clusterIPs"));
+    let wrong = |detail: &str| FieldError::invalid(&at, all.to_vec(), detail);
+    match (text(spec, "clusterIP"), all.first()) {
+        ("", Some(_)) => problems.push(wrong("must be empty when `clusterIP` is not specified")),
+        ("", None) => {}
+        (_, None) => problems.push(FieldError::required(&at, "")),
+        (single, Some(first)) if first != single => problems.push(wrong("first value must match `clusterIP`")),
         _ => {}
     }
-    if kind == "ClusterIP" || kind == "ExternalName" {
-        for (path, port) in indexed(spec, "ports", path) {
-            if int(port, "nodePort").unwrap_or(0) != 0 {
-                let detail = format!("may not be used when `type` is '{kind}'");
-                problems.push(FieldError::forbidden(&path.child("nodePort"), detail));
-            }
+    let mut seen = BTreeSet::new();
+    for (path, family) in indexed(spec, "ipFamilies", &path) {
+        let family = family.as_str().unwrap_or_default();
+        supported(&path, family, &["IPv4", "IPv6"], &mut problems);
+        if !seen.insert(family) {
+            problems.push(FieldError::duplicate(&path, family));
         }
     }
-    if kind != "LoadBalancer" && some(spec, "allocateLoadBalancerNodePorts").is_some() {
-        let detail = "may only be used when `type` is 'LoadBalancer'";
+    let policies = ["PreferDualStack", "RequireDualStack", "SingleStack"];
+    one_of(&path.child("ipFamilyPolicy"), text(spec, "ipFamilyPolicy"), &policies, false, &mut problems);
+    let before = problems.len();
+    for (index, address) in strings(spec, "clusterIPs").enumerate() {
+        match address {
+            "None" if index == 0 && all.len() > 1 => problems.push(wrong("'None' must be the first and only value")),
+            "None" if index == 0 => {}
+            address => ip(&at.index(index), address, &mut problems),
+        }
+    }
+    if all.len() > 2 {
+        problems.push(wrong("may only hold up to 2 values"));
+    }
+    if problems.len() > before {
+        return problems;
+    }
+    let is_v6 = |address: &str| address.contains(':');
+    let of_v6 = strings(spec, "clusterIPs").filter(|address| is_v6(address)).count();
+    if all.len() == 2 && of_v6 != 1 {
+        problems.push(wrong("may specify no more than one IP for each IP family"));
+    }
+    if is_headless(spec) {
+        return problems;
+    }
+    for (index, (address, family)) in strings(spec, "clusterIPs").zip(strings(spec, "ipFamilies")).enumerate() {
+        if matches!((family, is_v6(address)), ("IPv4", true) | ("IPv6", false)) {
+            let detail = format!("expected an {family} value as indicated by `ipFamilies[{index}]`");
+            problems.push(FieldError::invalid(&at.index(index), address, detail));
+        }
+    }
+    problems
+}
+
+fn external_ips(path: &Path, spec: &Value, problems: &mut Problems) {
+    for (path, address) in indexed(spec, "externalIPs", path) {
+        let (before, address) = (problems.len(), address.as_str().unwrap_or_default());
+        ip(&path, address, problems);
+        if problems.len() == before {
+            not_special(&path, address, problems);
+        }
+    }
+}
+
+/// An address that means one machine or one link cannot stand for something of the cluster.
+pub(in crate::strategy) fn not_special(path: &Path, value: &str, problems: &mut Problems) {
+    let Ok(address) = value.parse::<IpAddr>() else { return };
+    let (link_local, multicast) = match address {
+        IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
+        IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.segments()[0] & 0xff0f == 0xff02),
+    };
+    let mut say = |applies: bool, detail: &str| {
+        if applies {
+            problems.push(FieldError::invalid(path, value, detail));
+        }
+    };
+    say(address.is_unspecified(), &format!("may not be unspecified ({value})"));
+    say(address.is_loopback(), "may not be in the loopback range (127.0.0.0/8, ::1/128)");
+    say(link_local, "may not be in the link-local range (169.254.0.0/16, fe80::/10)");
+    say(multicast, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)");
+}
+
+fn load_balancer(path: &Path, spec: &Value, kind: &str, problems: &mut Problems) {
+    let detail = "may only be used when `type` is 'LoadBalancer'";
+    let balanced = kind == "LoadBalancer";
+    // The field's name is upstream's in the messages alone.
+    let at = path.child("LoadBalancerSourceRanges");
+    if !balanced && !empty(spec, "loadBalancerSourceRanges") {
+        problems.push(FieldError::forbidden(&at, detail));
+    }
+    for (index, range) in strings(spec, "loadBalancerSourceRanges").map(str::trim).enumerate() {
+        if network(range).is_none() {
+            problems.push(FieldError::invalid(&at.index(index), range, NOT_A_CIDR));
+        }
+    }
+    if !balanced && some(spec, "allocateLoadBalancerNodePorts").is_some() {
         problems.push(FieldError::forbidden(&path.child("allocateLoadBalancerNodePorts"), detail));
     }
-    for field in ["loadBalancerSourceRanges", "loadBalancerClass"] {
-        if kind != "LoadBalancer" && !empty(spec, field) {
-            let detail = "may only be used when `type` is 'LoadBalancer'";
-            problems.push(FieldError::forbidden(&path.child(field), detail));
+    if let Some(class) = some(spec, "loadBalancerClass").and_then(Value::as_str) {
+        let at = path.child("loadBalancerClass");
+        if balanced {
+            problems.extend(named(&at, class, names::is_qualified_name(class)));
+        } else {
+            problems.push(FieldError::forbidden(&at, detail));
         }
-    }
-    for (index, range) in strings(spec, "loadBalancerSourceRanges").enumerate() {
-        if network(range.trim()).is_none() {
-            problems.push(FieldError::invalid(&path.child("loadBalancerSourceRanges").index(index), range, NOT_A_CIDR));
-        }
-    }
-    let class = text(spec, "loadBalancerClass");
-    if !class.is_empty() {
-        problems.extend(named(&path.child("loadBalancerClass"), class, names::is_qualified_name(class)));
     }
 }
 
 fn policies(path: &Path, spec: &Value, kind: &str, problems: &mut Problems) {
-    let external = text(spec, "externalTrafficPolicy");
-    let reachable = kind == "NodePort" || kind == "LoadBalancer" || !items(spec, "externalIPs").is_empty();
-    let at = path.child("externalTrafficPolicy");
-    if !external.is_empty() && !reachable {
+    let (external, at) = (text(spec, "externalTrafficPolicy"), path.child("externalTrafficPolicy"));
+    if is_reachable_from_outside(spec) {
+        one_of(&at, external, &["Cluster", "Local"], true, problems);
+    } else if !external.is_empty() {
         problems.push(FieldError::invalid(&at, external, "may only be set for externally-accessible services"));
-    } else {
-        one_of(&at, external, &["Cluster", "Local"], false, problems);
     }
-    let internal = text(spec, "internalTrafficPolicy");
-    one_of(&path.child("internalTrafficPolicy"), internal, &["Cluster", "Local"], false, problems);
-    let distribution = text(spec, "trafficDistribution");
-    let supported = ["PreferClose", "PreferSameNode", "PreferSameZone"];
-    one_of(&path.child("trafficDistribution"), distribution, &supported, false, problems);
-    let health = int(spec, "healthCheckNodePort").unwrap_or(0);
-    if health != 0 && !(kind == "LoadBalancer" && external == "Local") {
+    let (health, at) = (int(spec, "healthCheckNodePort").unwrap_or(0), path.child("healthCheckNodePort"));
+    if is_health_checked(spec) {
+        port_number(&at, health, problems);
+    } else if health != 0 {
         let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
-        problems.push(FieldError::invalid(&path.child("healthCheckNodePort"), health, detail));
+        problems.push(FieldError::invalid(&at, health, detail));
     }
-    if flag(spec, "publishNotReadyAddresses").is_none() && some(spec, "publishNotReadyAddresses").is_some() {
-        problems.push(FieldError::type_invalid(
-            &path.child("publishNotReadyAddresses"),
-            Value::Null,
-            "must be a boolean",
-        ));
-    }
+    let (internal, at) = (text(spec, "internalTrafficPolicy"), path.child("internalTrafficPolicy"));
+    one_of(&at, internal, &["Cluster", "Local"], TYPES.contains(&kind) && kind != "ExternalName", problems);
+    let distributions = ["PreferClose", "PreferSameNode", "PreferSameZone"];
+    let distribution = text(spec, "trafficDistribution");
+    one_of(&path.child("trafficDistribution"), distribution, &distributions, false, problems);
 }
 
 #[cfg(test)]
@@ -288,8 +423,24 @@ mod tests {
         let cases = [
             (json!({}), "spec.ports: Required value"),
             (
-                json!({ "ports": [{ "port": 0 }] }),
+                json!({ "ports": [{ "port": 0, "targetPort": 80 }] }),
                 "spec.ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive",
+            ),
+            (
+                json!({ "type": "ExternalName", "externalName": "a", "ipFamilyPolicy": "SingleStack" }),
+                "spec.ipFamilyPolicy: Forbidden: may not be set for ExternalName services",
+            ),
+            (
+                json!({ "ports": [{ "port": 1 }], "clusterIPs": ["10.0.0.1"] }),
+                "spec.clusterIPs: Invalid value: [\"10.0.0.1\"]: must be empty when `clusterIP` is not specified",
+            ),
+            (
+                json!({ "ports": [{ "port": 1 }], "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"], "ipFamilies": ["IPv6"] }),
+                "spec.clusterIPs[0]: Invalid value: \"10.0.0.1\": expected an IPv6 value as indicated by `ipFamilies[0]`",
+            ),
+            (
+                json!({ "ports": [{ "port": 1 }], "externalIPs": ["169.254.1.1"] }),
+                "spec.externalIPs[0]: Invalid value: \"169.254.1.1\": may not be in the link-local range (169.254.0.0/16, fe80::/10)",
             ),
             (json!({ "ports": [{ "port": 1 }, { "port": 2, "name": "b" }] }), "spec.ports[0].name: Required value"),
             (
@@ -302,7 +453,7 @@ mod tests {
             ),
             (
                 json!({ "type": "LoadBalancer", "loadBalancerSourceRanges": ["10.0.0.0/40"], "ports": [{ "port": 1 }] }),
-                "spec.loadBalancerSourceRanges[0]: Invalid value: \"10.0.0.0/40\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+                "spec.LoadBalancerSourceRanges[0]: Invalid value: \"10.0.0.0/40\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)",
             ),
             (
                 json!({ "ports": [{ "port": 1 }], "trafficDistribution": "Near" }),
@@ -315,5 +466,57 @@ mod tests {
             let said: Vec<String> = Service.validate(&service).iter().map(ToString::to_string).collect();
             assert_eq!(said, [expected], "{spec}");
         }
+    }
+    #[test]
+    fn what_is_accepted_and_what_is_told() {
+        let cases = [
+            // Endpoints of one's own may listen elsewhere.
+            (
+                json!({ "ports": [{ "port": 80, "targetPort": 8080 }], "clusterIP": "None", "clusterIPs": ["None"] }),
+                vec![],
+            ),
+            (
+                json!({ "type": "ExternalName", "externalName": "a.", "ports": [{ "port": 80, "nodePort": 30000 }] }),
+                vec![],
+            ),
+            (
+                json!({ "ports": [{ "port": 80 }], "externalIPs": ["192.0.2.1"], "externalName": "x", "trafficDistribution": "PreferClose" }),
+                vec![
+                    "spec.externalIPs is deprecated and may no longer be implemented in some clusters",
+                    "spec.externalName is ignored when spec.type is not \"ExternalName\"",
+                    "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"",
+                ],
+            ),
+            (
+                json!({ "ports": [{ "port": 80 }], "clusterIP": "None", "clusterIPs": ["None"], "sessionAffinity": "ClientIP" }),
+                vec!["spec.SessionAffinity is ignored for headless services"],
+            ),
+        ];
+        for (spec, told) in cases {
+            let mut service = json!({ "spec": spec });
+            Service.defaults(&mut service);
+            let said: Vec<String> = Service.validate(&service).iter().map(ToString::to_string).collect();
+            assert_eq!(said, Vec::<String>::new(), "{spec}");
+            assert_eq!(Service.warnings(&service, None), told, "{spec}");
+        }
+    }
+
+    #[test]
+    fn a_status_tells_of_load_balancers_alone() {
+        let said = |kind: &str, ingress: Value| {
+            let mut service = json!({"spec": {"type": kind}, "status": {"loadBalancer": {"ingress": [ingress]}}});
+            Service.defaults(&mut service);
+            let problems = Service.validate_status_update(&service, &Value::Null);
+            problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+        };
+        assert_eq!(said("LoadBalancer", json!({"ip": "192.0.2.1"})), "");
+        assert_eq!(
+            said("ClusterIP", json!({"ip": "192.0.2.1"})),
+            "status.loadBalancer.ingress: Forbidden: may only be used when `spec.type` is 'LoadBalancer'"
+        );
+        assert_eq!(
+            said("LoadBalancer", json!({"hostname": "192.0.2.1", "ipMode": "VIP"})),
+            "status.loadBalancer.ingress[0].ipMode: Forbidden: may not be specified when `ip` is not set; status.loadBalancer.ingress[0].hostname: Invalid value: \"192.0.2.1\": must be a DNS name, not an IP address"
+        );
     }
 }
