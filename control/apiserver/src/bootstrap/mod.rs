@@ -116,7 +116,7 @@ fn namespaced_objects(config: &Config, service_address: &str) -> Vec<Desired> {
     let port = if config.port == 0 { 6443 } else { config.port };
     let make = |group, resource, namespace, object| Desired { group, resource, namespace, object, reconcile: true };
     let ports = json!([{"name": "https", "port": port, "protocol": "TCP"}]);
-    vec![
+    let mut all = vec![
         make(
             "",
             "services",
@@ -152,7 +152,12 @@ fn namespaced_objects(config: &Config, service_address: &str) -> Vec<Desired> {
             }),
         ),
         make("", "services", "kube-system", dns_service(&config.cluster_dns.to_string())),
-    ]
+    ];
+    // A server that listens to its own machine alone cannot be an endpoint: no pod reaches it.
+    if config.advertise_address.is_loopback() {
+        all.retain(|desired| desired.resource == "services");
+    }
+    all
 }
 
 /// Every node answers for itself, so the Service has no selector and never leaves the node.
