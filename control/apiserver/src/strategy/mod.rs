@@ -20,8 +20,10 @@ mod tools;
 use apimachinery::field::FieldError;
 use serde_json::Value;
 
-pub(crate) use self::core::pod_resize as resize;
-pub(crate) use facts::{Facts, NameRule, facts, path, stand_in, zero};
+pub(crate) use self::core::service::cluster_ips;
+pub(crate) use self::core::small::validate_finalize;
+pub(crate) use self::core::{pod_resize as resize, pod_update};
+pub(crate) use facts::{Facts, NameRule, deprecation, facts, path, stand_in, zero};
 
 /// A kind's own rules. All objects are in the storage version of the kind, with `apiVersion`, `kind` and `metadata`
 /// present; generic metadata, the split of spec and status, generation and resource versions are handled around it.
@@ -95,6 +97,7 @@ pub(crate) fn strategy(group: &str, resource: &str) -> &'static dyn Strategy {
         ("", "replicationcontrollers") => &apps::ReplicationController,
         ("", "resourcequotas") => &limits::Quota,
         ("", "secrets") => &core::small::Secret,
+        ("", "serviceaccounts") => &core::small::ServiceAccount,
         ("", "services") => &core::service::Service,
         ("admissionregistration.k8s.io", "mutatingwebhookconfigurations") => &rules::MUTATING_WEBHOOKS,
         ("admissionregistration.k8s.io", "validatingwebhookconfigurations") => &rules::VALIDATING_WEBHOOKS,

@@ -33,7 +33,7 @@ pub(super) fn indexed<'a>(
     object: &'a Value,
     key: &'static str,
     path: &Path,
-) -> impl Iterator<Item = (Path, &'a Value)> {
+) -> impl Iterator<Item = (Path, &'a Value)> + use<'a> {
     let path = path.child(key);
     items(object, key).iter().enumerate().map(move |(at, item)| (path.index(at), item))
 }
@@ -109,6 +109,13 @@ pub(super) fn one_of(path: &Path, value: &str, supported: &[&str], required: boo
     }
 }
 
+/// The value must be one of these; a missing one is none of them.
+pub(super) fn supported(path: &Path, value: &str, supported: &[&str], problems: &mut Problems) {
+    if !supported.contains(&value) {
+        problems.push(FieldError::not_supported(path, value, supported));
+    }
+}
+
 /// Not below zero.
 pub(super) fn non_negative(path: &Path, value: i64, problems: &mut Problems) {
     if value < 0 {
@@ -159,8 +166,9 @@ pub(super) fn label_selector(path: &Path, selector: &Value, problems: &mut Probl
         }
         let key = text(expression, "key");
         problems.extend(named(&path.child("key"), key, names::is_qualified_name(key)));
-        for value in strings(expression, "values") {
-            problems.extend(named(&path.child("values"), value, names::is_label_value(value)));
+        for (path, value) in indexed(expression, "values", &path) {
+            let value = value.as_str().unwrap_or_default();
+            problems.extend(named(&path, value, names::is_label_value(value)));
         }
     }
 }
@@ -181,6 +189,24 @@ pub(super) fn immutable(path: &Path, new: &Value, old: &Value, key: &'static str
     if changed(new, old, key) {
         let value = new.get(key).cloned().unwrap_or(Value::Null);
         problems.push(FieldError::invalid(&path.child(key), value, "field is immutable"));
+    }
+}
+
+/// Keeps a field and the first item of the list that came after it the same: clients that know one of them change that one.
+pub(super) fn in_step(
+    object: &mut Value,
+    single: &str,
+    list: &str,
+    of_item: fn(&Value) -> Value,
+    to_item: fn(Value) -> Value,
+) {
+    let (one, first) = (text(object, single).to_owned(), items(object, list).first().map(of_item));
+    match first {
+        Some(first) if one.is_empty() => object[single] = first,
+        first if !one.is_empty() && first.as_ref().and_then(Value::as_str) != Some(&*one) => {
+            object[list] = Value::Array(vec![to_item(one.into())]);
+        }
+        _ => {}
     }
 }
 

@@ -1,9 +1,12 @@
 //! Pods.
 
-use super::{pod_defaults, pod_spec};
+use super::{container, pod_defaults, pod_spec, warnings};
 use crate::strategy::Strategy;
-use crate::strategy::tools::{Problems, changed, each_mut, empty, int, items, keep, some, text, within};
+use crate::strategy::tools::{
+    Problems, changed, each_mut, empty, in_step, indexed, int, items, keep, some, text, within,
+};
 use apimachinery::field::{FieldError, Path};
+use apimachinery::meta;
 use serde_json::{Value, json};
 
 /// The strategy of pods.
@@ -13,10 +16,14 @@ pub(in crate::strategy) struct Pod;
 impl Strategy for Pod {
     fn defaults(&self, pod: &mut Value) {
         within(pod, "spec", pod_defaults::pod);
+        within(pod, "status", |status| {
+            in_step(status, "podIP", "podIPs", |item| item["ip"].clone(), |ip| json!({ "ip": ip }));
+        });
     }
 
     fn prepare_create(&self, pod: &mut Value) {
         pod["status"] = json!({ "phase": "Pending", "qosClass": qos_class(&pod["spec"]) });
+        match_labels(pod);
         if !empty(&pod["spec"], "schedulingGates") {
             pod["status"]["conditions"] = json!([{
                 "type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
@@ -28,35 +35,37 @@ impl Strategy for Pod {
 
     fn validate(&self, pod: &Value) -> Problems {
         let mut problems = Vec::new();
-        let path = Path::new("spec");
-        match some(pod, "spec") {
-            Some(spec) => {
-                pod_spec::spec(&path, spec, &mut problems);
-                if !empty(spec, "ephemeralContainers") {
-                    let detail = "cannot be set on create";
-                    problems.push(FieldError::forbidden(&path.child("ephemeralContainers"), detail));
-                }
-            }
-            None => problems.push(FieldError::required(&path.child("containers"), "")),
+        let (path, spec) = (Path::new("spec"), &pod["spec"]);
+        whole(pod, &mut problems);
+        if !empty(spec, "ephemeralContainers") {
+            problems.push(FieldError::forbidden(&path.child("ephemeralContainers"), "cannot be set on create"));
+        }
+        if !empty(spec, "schedulingGates") && !empty(spec, "nodeName") {
+            let detail = "cannot be set until all schedulingGates have been cleared";
+            problems.push(FieldError::forbidden(&path.child("nodeName"), detail));
         }
         problems
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> Problems {
-        let mut problems = Vec::new();
-        // Most updates are of labels and annotations; what is stored was found valid.
-        if new["spec"] == old["spec"] {
-            return problems;
+        super::pod_update::validate(new, old)
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        // People make pods; what changes them is mostly software, and often.
+        if old.is_some() {
+            return Vec::new();
         }
-        pod_spec::spec(&Path::new("spec"), &new["spec"], &mut problems);
-        updatable(new, old, &mut problems);
-        problems
+        let mut all = Vec::from_iter(warnings::name(meta::name(new), "this is used in the Pod's hostname"));
+        all.extend(warnings::pod(&Path::root(), new));
+        all
     }
 
     fn prepare_status_update(&self, new: &mut Value, old: &Value) {
         // The QoS class is decided once.
         if let (Some(new), Some(old)) = (new.get_mut("status"), old.get("status")) {
             keep(new, old, "qosClass");
+            keep_observed_generations(new, old);
         }
     }
 
@@ -69,79 +78,97 @@ impl Strategy for Pod {
             let messages = apimachinery::names::is_dns1123_subdomain(nominated);
             problems.extend(crate::strategy::tools::named(&path, nominated, messages));
         }
-        problems
-    }
-}
-
-/// All that may change in a running pod's spec; everything else must be what it was.
-fn updatable(new: &Value, old: &Value, problems: &mut Problems) {
-    let path = Path::new("spec");
-    if items(&new["spec"], "containers").len() != items(&old["spec"], "containers").len() {
-        problems.push(FieldError::forbidden(&path.child("containers"), "pod updates may not add or remove containers"));
-        return;
-    }
-    if items(&new["spec"], "initContainers").len() != items(&old["spec"], "initContainers").len() {
-        problems
-            .push(FieldError::forbidden(&path.child("initContainers"), "pod updates may not add or remove containers"));
-        return;
-    }
-    deadline(new, old, problems);
-    let old_tolerations = items(&old["spec"], "tolerations");
-    let all_kept = old_tolerations.iter().all(|toleration| items(&new["spec"], "tolerations").contains(toleration));
-    if !all_kept {
-        let detail = "existing toleration can not be modified except its tolerationSeconds";
-        problems.push(FieldError::forbidden(&path.child("tolerations"), detail));
-    }
-    if without_mutable(&new["spec"], &old["spec"]) != without_mutable(&old["spec"], &old["spec"]) {
-        problems.push(FieldError::forbidden(
-            &path,
-            "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)",
-        ));
-    }
-}
-
-fn deadline(new: &Value, old: &Value, problems: &mut Problems) {
-    let path = Path::new("spec").child("activeDeadlineSeconds");
-    match (int(&old["spec"], "activeDeadlineSeconds"), int(&new["spec"], "activeDeadlineSeconds")) {
-        (Some(old), Some(new)) if new > old => {
-            problems.push(FieldError::invalid(&path, new, "must be less than or equal to previous value"));
+        addresses(new, "podIPs", &mut problems);
+        addresses(new, "hostIPs", &mut problems);
+        if let Some(first) = items(new, "hostIPs").first().map(|first| text(first, "ip"))
+            && first != text(new, "hostIP")
+        {
+            let path = Path::new("status").child("hostIPs").index(0).child("ip");
+            problems.push(FieldError::invalid(&path, first, "must be equal to `hostIP`"));
         }
-        (Some(_), None) => problems.push(FieldError::invalid(
-            &path,
-            Value::Null,
-            "must not update from a positive integer to nil value",
-        )),
-        _ => {}
+        problems
     }
 }
 
-/// A spec with the old values of the fields that may change. Gates may only be removed, and a gated pod may still be
-/// bound more tightly; both are looked at in full where the scheduler's features are.
-fn without_mutable(spec: &Value, old: &Value) -> Value {
-    let mut spec = spec.clone();
-    for field in ["activeDeadlineSeconds", "tolerations", "terminationGracePeriodSeconds", "ephemeralContainers"] {
-        keep(&mut spec, old, field);
+/// The addresses of a pod or its node: at most one of each family.
+fn addresses(status: &Value, list: &'static str, problems: &mut Problems) {
+    let all = items(status, list);
+    for (path, address) in indexed(status, list, &Path::new("status")) {
+        pod_spec::ip(&path, text(address, "ip"), problems);
     }
-    if items(&spec, "schedulingGates").iter().all(|gate| items(old, "schedulingGates").contains(gate)) {
-        keep(&mut spec, old, "schedulingGates");
+    let of_v6 = all.iter().filter(|address| text(address, "ip").contains(':')).count();
+    if all.len() > 2 || (all.len() == 2 && of_v6 != 1) {
+        let detail = "may specify no more than one IP for each IP family";
+        problems.push(FieldError::invalid(&Path::new("status").child(list), all.to_vec(), detail));
     }
-    if !empty(old, "schedulingGates") {
-        keep(&mut spec, old, "nodeSelector");
-        keep(&mut spec, old, "affinity");
+}
+
+/// Clients that do not know which generation a status tells of leave what is known.
+fn keep_observed_generations(new: &mut Value, old: &Value) {
+    const FIELD: &str = "observedGeneration";
+    if int(new, FIELD).unwrap_or(0) == 0 {
+        keep(new, old, FIELD);
     }
-    for list in ["containers", "initContainers"] {
-        let mut images = items(old, list)
-            .iter()
-            .map(|container| text(container, "image").to_owned())
-            .collect::<Vec<_>>()
-            .into_iter();
-        each_mut(&mut spec, list, |container| {
-            if let Some(image) = images.next() {
-                container["image"] = image.into();
+    let before = items(old, "conditions");
+    each_mut(new, "conditions", |condition| {
+        let same = before.iter().find(|one| text(one, "type") == text(condition, "type"));
+        if let Some(same) = same.filter(|_| int(condition, FIELD).unwrap_or(0) == 0) {
+            keep(condition, same, FIELD);
+        }
+    });
+}
+
+/// Selectors of other pods that are to be alike or unlike this one get its own labels.
+fn match_labels(pod: &mut Value) {
+    let labels = pod["metadata"].get("labels").cloned().unwrap_or(Value::Null);
+    for field in ["podAffinity", "podAntiAffinity"] {
+        let join = |term: &mut Value| {
+            let mut extra = Vec::new();
+            for (list, operator) in [("matchLabelKeys", "In"), ("mismatchLabelKeys", "NotIn")] {
+                for key in items(term, list).iter().filter_map(Value::as_str) {
+                    let value = labels.get(key);
+                    extra.extend(value.map(|value| json!({"key": key, "operator": operator, "values": [value]})));
+                }
             }
+            if extra.is_empty() || some(term, "labelSelector").is_none() {
+                return;
+            }
+            let mut all = items(&term["labelSelector"], "matchExpressions").to_vec();
+            all.extend(extra);
+            term["labelSelector"]["matchExpressions"] = all.into();
+        };
+        let Some(terms) = pod.pointer_mut(&format!("/spec/affinity/{field}")) else { continue };
+        each_mut(terms, "requiredDuringSchedulingIgnoredDuringExecution", join);
+        each_mut(terms, "preferredDuringSchedulingIgnoredDuringExecution", |weighted| {
+            within(weighted, "podAffinityTerm", join);
         });
     }
-    spec
+}
+
+/// A pod as it stands: its spec, and what templates may leave open.
+pub(super) fn whole(pod: &Value, problems: &mut Problems) {
+    let (path, spec) = (Path::new("spec"), &pod["spec"]);
+    if !spec.is_object() {
+        problems.push(FieldError::required(&path.child("containers"), ""));
+        return;
+    }
+    pod_spec::annotations(&Path::new("metadata").child("annotations"), &pod["metadata"], spec, problems);
+    pod_spec::spec(&path, spec, problems);
+    if empty(spec, "serviceAccountName") {
+        for (path, volume) in indexed(spec, "volumes", &path) {
+            for (path, source) in indexed(&volume["projected"], "sources", &path.child("projected")) {
+                if some(source, "serviceAccountToken").is_some() {
+                    let detail = "must not be specified when serviceAccountName is not set";
+                    problems.push(FieldError::forbidden(&path.child("serviceAccountToken"), detail));
+                }
+            }
+        }
+    }
+    for list in ["containers", "initContainers"] {
+        for (path, container) in indexed(spec, list, &path) {
+            container::image_has_no_margins(&path, container, problems);
+        }
+    }
 }
 
 /// The quality of service that a pod gets, from what it asks for as a whole or else from what its containers ask for
@@ -216,7 +243,7 @@ mod tests {
             ),
             (
                 json!({"restartPolicy": "Never", "containers": [{"name": "a", "image": "x", "resizePolicy": [{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]}]}),
-                "spec.containers[0].resizePolicy[0].restartPolicy: Invalid value: \"RestartContainer\": must be 'NotRequired' when `restartPolicy` is 'Never'",
+                "spec.containers[0].resizePolicy: Invalid value: \"RestartContainer\": must be 'NotRequired' when `restartPolicy` is 'Never'",
             ),
             (
                 json!({"hostnameOverride": "h", "hostNetwork": true, "containers": [{"name": "a", "image": "x"}]}),
@@ -229,7 +256,7 @@ mod tests {
             ),
             (
                 json!({"restartPolicy": "Maybe", "containers": [{"name": "a", "image": "x"}]}),
-                "spec.restartPolicy: Unsupported value: \"Maybe\": supported values: \"Always\", \"Never\", \"OnFailure\"",
+                "spec.restartPolicy: Unsupported value: \"Maybe\": supported values: \"Always\", \"OnFailure\", \"Never\"",
             ),
             (
                 json!({"containers": [{"name": "a", "image": "x", "livenessProbe": {}}]}),
@@ -252,24 +279,116 @@ mod tests {
                 json!({"containers": [{"name": "a", "image": "x"}], "volumes": [{"name": "v", "secret": {}}]}),
                 "spec.volumes[0].secret.secretName: Required value",
             ),
+            (
+                json!({"containers": [{"name": "a", "image": " x"}]}),
+                "spec.containers[0].image: Invalid value: \" x\": must not have leading or trailing whitespace",
+            ),
+            (
+                json!({"containers": [{"name": "a", "image": "x", "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [1]}}]}]}),
+                "spec.containers[0].restartPolicy: Required value: must specify restartPolicy when restart rules are used",
+            ),
+            (
+                json!({"containers": [{"name": "a", "image": "x", "env": [{"name": "E", "valueFrom": {"fieldRef": {"fieldPath": "spec.foo"}}}]}]}),
+                "spec.containers[0].env[0].valueFrom.fieldRef.fieldPath: Invalid value: \"spec.foo\": error converting fieldPath: field label not supported: spec.foo",
+            ),
+            (
+                json!({"containers": [{"name": "a", "image": "x", "env": [{"name": "E", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "2"}}}]}]}),
+                "spec.containers[0].env[0].valueFrom.resourceFieldRef.divisor: Invalid value: \"limits.cpu\": only divisor's values 1m and 1 are supported with the cpu resource",
+            ),
+            (
+                json!({"containers": [{"name": "a", "image": "x", "volumeMounts": [{"name": "v", "mountPath": "/v", "subPath": "../a"}]}], "volumes": [{"name": "v"}]}),
+                "spec.containers[0].volumeMounts.subPath: Invalid value: \"../a\": must not contain '..'",
+            ),
+            (
+                json!({"containers": [{"name": "a", "image": "x", "resources": {"limits": {"cpu": "1", "hugepages-2Mi": "3Mi"}}}]}),
+                "spec.containers[0].resources.limits[hugepages-2Mi]: Invalid value: \"3Mi\": 3Mi is not positive integer multiple of hugepages-2Mi, spec.containers[0].resources.requests[hugepages-2Mi]: Invalid value: \"3Mi\": 3Mi is not positive integer multiple of hugepages-2Mi",
+            ),
+            (
+                json!({"containers": [{"name": "a", "image": "x", "resources": {"requests": {"cpu": "2"}}}], "resources": {"requests": {"cpu": "1"}}}),
+                "spec.resources.requests[cpu]: Invalid value: \"1\": must be greater than or equal to aggregate container requests of 2",
+            ),
+            (
+                json!({"containers": [{"name": "a", "image": "x"}], "resources": {"limits": {"ephemeral-storage": "1"}}}),
+                "spec.resources.limits[ephemeral-storage]: Unsupported value: \"ephemeral-storage\": supported values: \"cpu\", \"hugepages-\", \"memory\"",
+            ),
+            (
+                json!({"containers": [{"name": "a", "image": "x"}], "tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}),
+                "spec.tolerations[0].operator: Invalid value: \"b\": value must be empty when `operator` is 'Exists'",
+            ),
+            (
+                json!({"containers": [{"name": "a", "image": "x", "securityContext": {"seccompProfile": {"type": "Localhost", "localhostProfile": "/a"}}}]}),
+                "spec.containers[0].securityContext.seccompProfile.localhostProfile: Invalid value: \"/a\": must be a relative path",
+            ),
+            (
+                json!({"containers": [{"name": "a", "image": "x"}], "os": {"name": "plan9"}}),
+                "spec.os: Unsupported value: \"plan9\": supported values: \"linux\", \"windows\"",
+            ),
+            (
+                json!({"containers": [{"name": "a", "image": "x"}], "nodeName": "n", "schedulingGates": [{"name": "a.b/c"}]}),
+                "spec.nodeName: Forbidden: cannot be set until all schedulingGates have been cleared",
+            ),
+            (
+                json!({"containers": [{"name": "a", "image": "x", "livenessProbe": {"httpGet": {"port": 80, "httpHeaders": [{"name": "X_Y", "value": ""}]}}}]}),
+                "spec.containers[0].livenessProbe.httpGet.httpHeaders: Invalid value: \"X_Y\": a valid HTTP header must consist of alphanumeric characters or '-' (e.g. 'X-Header-Name', regex used for validation is '[-A-Za-z0-9]+')",
+            ),
+            (
+                json!({"containers": [{"name": "a", "image": "x", "resources": {"limits": {"foo": "1"}}}]}),
+                "spec.containers[0].resources.limits[foo]: Invalid value: \"foo\": must be a standard resource type or fully qualified, spec.containers[0].resources.limits[foo]: Invalid value: \"foo\": must be a standard resource for containers, spec.containers[0].resources.requests[foo]: Invalid value: \"foo\": must be a standard resource type or fully qualified, spec.containers[0].resources.requests[foo]: Invalid value: \"foo\": must be a standard resource for containers",
+            ),
         ];
         for (spec, expected) in cases {
             let problems = Pod.validate(&pod(&spec));
-            assert_eq!(said(&problems), [expected], "{spec}");
+            assert_eq!(said(&problems).join(", "), expected, "{spec}");
         }
     }
 
     #[test]
-    fn only_a_few_fields_may_change() {
-        let old = pod(&json!({"containers": [{"name": "a", "image": "x:1"}]}));
-        let mut image = old.clone();
-        image["spec"]["containers"][0]["image"] = "x:2".into();
-        assert_eq!(said(&Pod.validate_update(&image, &old)), Vec::<String>::new());
-        let mut node = old.clone();
-        node["spec"]["nodeName"] = "other".into();
-        let problems = Pod.validate_update(&node, &old);
-        assert_eq!(problems.len(), 1);
-        assert!(said(&problems)[0].starts_with("spec: Forbidden: pod updates may not change fields other than"));
+    fn what_is_odd_is_accepted() {
+        let one = |extra: Value| {
+            let mut spec = json!({"containers": [{"name": "a", "image": "x"}]});
+            spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+            spec
+        };
+        for spec in [
+            one(json!({"imagePullSecrets": [{"name": ""}]})),
+            one(json!({"terminationGracePeriodSeconds": -1})),
+            one(json!({"schedulerName": "my scheduler"})),
+            one(json!({"dnsConfig": {"searches": ["_sip._tcp.example.com", "."]}})),
+            one(json!({"volumes": [{"name": "v", "emptyDir": {"medium": "Tape"}}]})),
+            one(json!({"volumes": [{"name": "v", "projected": {"sources": [{}]}}]})),
+            one(json!({"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+                {"weight": 1, "preference": {"matchExpressions": [{"key": "a", "operator": "In", "values": ["-"]}]}}]}}})),
+            json!({"containers": [{"name": "a", "image": "x", "resources": {"limits": {"kubernetes.io/x": "500m"}}}]}),
+        ] {
+            assert_eq!(said(&Pod.validate(&pod(&spec))), Vec::<String>::new(), "{spec}");
+        }
+    }
+
+    #[test]
+    fn affinity_to_pods_of_the_same_labels() {
+        let term = json!({"topologyKey": "t", "labelSelector": {"matchLabels": {"app": "a"}}, "matchLabelKeys": ["hash"], "mismatchLabelKeys": ["none"]});
+        let mut pod = pod(&json!({"containers": [{"name": "a", "image": "x"}],
+            "affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}}));
+        pod["metadata"]["labels"] = json!({"hash": "1"});
+        Pod.prepare_create(&mut pod);
+        let selector = &pod["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][0]["labelSelector"];
+        assert_eq!(selector["matchExpressions"], json!([{"key": "hash", "operator": "In", "values": ["1"]}]));
+        assert_eq!(said(&Pod.validate(&pod)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_status_is_made_whole() {
+        let old = json!({"status": {"qosClass": "Burstable", "observedGeneration": 3,
+            "conditions": [{"type": "Ready", "observedGeneration": 2}]}});
+        let mut new = json!({"status": {"podIP": "10.0.0.1", "conditions": [{"type": "Ready"}, {"type": "X"}]}});
+        Pod.defaults(&mut new);
+        Pod.prepare_status_update(&mut new, &old);
+        let expected = json!({"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}], "qosClass": "Burstable",
+            "observedGeneration": 3, "conditions": [{"type": "Ready", "observedGeneration": 2}, {"type": "X"}]});
+        assert_eq!(new["status"], expected);
+        assert!(Pod.validate_status_update(&new, &old).is_empty());
+        new["status"]["podIPs"] = json!([{"ip": "10.0.0.1"}, {"ip": "10.0.0.2"}]);
+        assert_eq!(Pod.validate_status_update(&new, &old).len(), 1);
     }
 
     #[test]

@@ -47,8 +47,7 @@ pub(in crate::strategy) fn pod_spec(spec: &mut Value) {
 }
 
 fn container(container: &mut Value) {
-    let policy = if pulls_always(text(container, "image")) { "Always" } else { "IfNotPresent" };
-    default_to(container, "imagePullPolicy", policy);
+    pull_policy(container, "image", "imagePullPolicy");
     default_to(container, "terminationMessagePath", "/dev/termination-log");
     default_to(container, "terminationMessagePolicy", "File");
     default_to(container, "resources", json!({}));
@@ -73,9 +72,14 @@ fn container(container: &mut Value) {
     });
 }
 
+fn pull_policy(holder: &mut Value, image: &str, policy: &str) {
+    let value = if pulls_always(text(holder, image)) { "Always" } else { "IfNotPresent" };
+    default_to(holder, policy, value);
+}
+
 /// On the node's network a port is the node's.
 fn host_port(port: &mut Value) {
-    if int(port, "hostPort").is_none() {
+    if int(port, "hostPort").unwrap_or(0) == 0 {
         port["hostPort"] = port["containerPort"].clone();
     }
 }
@@ -147,7 +151,7 @@ fn pod_level_requests(spec: &mut Value) {
 }
 
 /// What the containers of a pod ask for at its peak, where any of them does.
-fn containers_request(spec: &Value, name: &str) -> Option<Quantity> {
+pub(super) fn containers_request(spec: &Value, name: &str) -> Option<Quantity> {
     let of = |container: &Value| super::resources::parse(&container["resources"]["requests"][name]);
     let sum = |a: Option<Quantity>, b: Option<Quantity>| a.map_or(b, |a| Some(b.map_or(a, |b| a + b)));
     let (mut sidecars, mut peak) = (None, None);
@@ -182,6 +186,7 @@ fn volume(volume: &mut Value) {
     if sources == 0 {
         volume["emptyDir"] = json!({});
     }
+    within(volume, "image", |image| pull_policy(image, "reference", "pullPolicy"));
     for (source, field, value) in [
         ("secret", "defaultMode", json!(0o644)),
         ("configMap", "defaultMode", json!(0o644)),

@@ -1,7 +1,7 @@
 //! What `/resize` may change of a pod: the cpu and memory of its containers and of the pod as a whole
 //! (pkg/apis/core/validation, ValidatePodResize).
 
-use super::{pod, pod_spec};
+use super::pod;
 use crate::strategy::tools::{Problems, empty, items, keep, map, some, text};
 use apimachinery::field::{FieldError, Path};
 use serde_json::Value;
@@ -38,13 +38,13 @@ pub(crate) fn take(new: &mut Value, old: &Value) {
 pub(crate) fn validate(new: &Value, old: &Value) -> Problems {
     let path = Path::new("spec");
     let mut problems = Vec::new();
-    pod_spec::spec(&path, &new["spec"], &mut problems);
+    pod::whole(new, &mut problems);
     let forbidden = |detail: &str| FieldError::forbidden(&path, detail);
     if old["metadata"]["annotations"].get("kubernetes.io/config.mirror").is_some() {
-        return vec![FieldError::forbidden(&Path::root(), "static pods cannot be resized")];
+        return vec![FieldError::forbidden(&Path::new(""), "static pods cannot be resized")];
     }
     if text(&old["spec"]["os"], "name") == "windows" {
-        return vec![FieldError::forbidden(&Path::root(), "windows pods cannot be resized")];
+        return vec![FieldError::forbidden(&Path::new(""), "windows pods cannot be resized")];
     }
     let class = pod::qos_class(&new["spec"]);
     if text(&old["status"], "qosClass") != class {

@@ -1,36 +1,54 @@
 //! Validation of pod specs, in pods and in every template (pkg/apis/core/validation/validation.go).
 
-use super::{affinity, container, security, volume};
-use crate::strategy::tools::{
-    Problems, empty, flag, indexed, int, items, labels, map, named, one_of, some, strings, text,
-};
+use super::{affinity, container, resources, security, volume};
+use crate::strategy::tools::{Problems, empty, flag, indexed, int, labels, map, named, one_of, some, strings, text};
 use apimachinery::field::{FieldError, Path};
 use apimachinery::names;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-const DNS_POLICIES: [&str; 4] = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
-const RESTART_POLICIES: [&str; 3] = ["Always", "Never", "OnFailure"];
+/// The annotation of the kubelet's mirrors of static pods.
+pub(super) const MIRROR: &str = "kubernetes.io/config.mirror";
+/// The annotation by which a ReplicaSet chooses what to delete first.
+const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+const DNS_POLICIES: [&str; 4] = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
+const RESTART_POLICIES: [&str; 3] = ["Always", "OnFailure", "Never"];
 
 /// A pod template: the labels and annotations of its metadata, and its spec.
 pub(in crate::strategy) fn template(path: &Path, template: &Value, problems: &mut Problems) {
-    if let Some(metadata) = some(template, "metadata") {
-        labels(&path.child("labels"), map(metadata, "labels"), problems);
-        let at = path.child("annotations");
-        for (key, _) in map(metadata, "annotations").into_iter().flatten() {
-            problems.extend(named(&at, key, names::is_qualified_name(&key.to_lowercase())));
-        }
+    let (metadata, found) = (&template["metadata"], &template["spec"]);
+    labels(&path.child("labels"), map(metadata, "labels"), problems);
+    let at = path.child("annotations");
+    for (key, _) in map(metadata, "annotations").into_iter().flatten() {
+        problems.extend(named(&at, key, names::is_qualified_name(&key.to_lowercase())));
     }
-    match some(template, "spec") {
-        Some(found) => {
-            spec(&path.child("spec"), found, problems);
-            if !empty(found, "ephemeralContainers") {
-                let at = path.child("spec").child("ephemeralContainers");
-                problems.push(FieldError::forbidden(&at, "ephemeral containers not allowed in pod template"));
-            }
+    annotations(&at, metadata, found, problems);
+    let path = path.child("spec");
+    if !found.is_object() {
+        problems.push(FieldError::required(&path.child("containers"), ""));
+        return;
+    }
+    spec(&path, found, problems);
+    if !empty(found, "ephemeralContainers") {
+        let detail = "ephemeral containers not allowed in pod template";
+        problems.push(FieldError::forbidden(&path.child("ephemeralContainers"), detail));
+    }
+}
+
+/// The annotations that say something of a pod.
+pub(super) fn annotations(path: &Path, metadata: &Value, spec: &Value, problems: &mut Problems) {
+    let annotation = |key: &str| metadata["annotations"].get(key).and_then(Value::as_str);
+    if let Some(value) = annotation(MIRROR).filter(|_| empty(spec, "nodeName")) {
+        let detail = "must set spec.nodeName if mirror pod annotation is set";
+        problems.push(FieldError::invalid(&path.key(MIRROR), value, detail));
+    }
+    if let Some(cost) = annotation(DELETION_COST) {
+        let first = cost.trim_start_matches('-').bytes().next();
+        let padded = cost.starts_with('+') || (first == Some(b'0') && cost != "0");
+        if padded || cost.parse::<i32>().is_err() {
+            problems.push(FieldError::invalid(&path.key(DELETION_COST), cost, "must be a 32bit integer"));
         }
-        None => problems.push(FieldError::required(&path.child("spec").child("containers"), "")),
     }
 }
 
@@ -38,122 +56,100 @@ pub(in crate::strategy) fn template(path: &Path, template: &Value, problems: &mu
 pub(in crate::strategy) fn spec(path: &Path, spec: &Value, problems: &mut Problems) {
     let context = container::Context {
         volumes: volume::volumes(spec, path, problems),
-        host_network: flag(spec, "hostNetwork").unwrap_or(false),
         host_users: container::host_users(spec),
-        empty_dirs: items(spec, "volumes")
-            .iter()
-            .filter(|volume| some(volume, "emptyDir").is_some())
-            .map(|volume| text(volume, "name"))
-            .collect(),
         grace: int(spec, "terminationGracePeriodSeconds"),
         never_restarts: text(spec, "restartPolicy") == "Never",
     };
     container::containers(spec, path, &context, problems);
+    resources::of_whole_pod(path, spec, problems);
+    container::ports_of_the_host(path, spec, problems);
     one_of(&path.child("restartPolicy"), text(spec, "restartPolicy"), &RESTART_POLICIES, true, problems);
     one_of(&path.child("dnsPolicy"), text(spec, "dnsPolicy"), &DNS_POLICIES, true, problems);
     labels(&path.child("nodeSelector"), map(spec, "nodeSelector"), problems);
     if let Some(context) = some(spec, "securityContext") {
-        security::pod(&path.child("securityContext"), context, problems);
+        security::pod(&path.child("securityContext"), spec, context, problems);
     }
-    seconds(path, spec, problems);
-    names_in(path, spec, problems);
-    hostname_override(path, spec, problems);
-    dns(path, spec, problems);
-    host_aliases(path, spec, problems);
     if let Some(found) = some(spec, "affinity") {
         affinity::affinity(&path.child("affinity"), found, problems);
     }
-    affinity::tolerations(path, spec, problems);
-    affinity::topology_spread(path, spec, problems);
+    dns(path, spec, problems);
+    for (path, gate) in indexed(spec, "readinessGates", path) {
+        let kind = text(gate, "conditionType");
+        problems.extend(named(&path.child("conditionType"), kind, names::is_qualified_name(kind)));
+    }
     gates(path, spec, problems);
-    one_of(
-        &path.child("preemptionPolicy"),
-        text(spec, "preemptionPolicy"),
-        &["Never", "PreemptLowerPriority"],
-        false,
-        problems,
-    );
-    if let Some(os) = some(spec, "os") {
-        one_of(&path.child("os").child("name"), text(os, "name"), &["linux", "windows"], true, problems);
+    affinity::topology_spread(path, spec, problems);
+    user_namespace(path, spec, problems);
+    names_in(path, spec, &["serviceAccountName", "nodeName"], names::is_dns1123_subdomain, problems);
+    deadline(path, spec, problems);
+    names_in(path, spec, &["hostname", "subdomain"], names::is_dns1123_label, problems);
+    hostname_override(path, spec, problems);
+    affinity::tolerations(path, spec, problems);
+    host_aliases(path, spec, problems);
+    names_in(path, spec, &["priorityClassName", "runtimeClassName"], names::is_dns1123_subdomain, problems);
+    let policies = ["PreemptLowerPriority", "Never"];
+    one_of(&path.child("preemptionPolicy"), text(spec, "preemptionPolicy"), &policies, false, problems);
+    if let Some(overhead) = some(spec, "overhead") {
+        let limits = json!({ "limits": overhead });
+        resources::requirements(&path.child("overhead"), &limits, resources::of_container, problems);
     }
-    host_namespaces(path, spec, problems);
-    if flag(spec, "shareProcessNamespace") == Some(true) && flag(spec, "hostPID") == Some(true) {
-        let detail = "ShareProcessNamespace and HostPID cannot both be enabled";
-        problems.push(FieldError::invalid(&path.child("shareProcessNamespace"), true, detail));
+    operating_system(path, spec, problems);
+}
+
+/// A user namespace of its own goes with no namespace of the host's.
+fn user_namespace(path: &Path, spec: &Value, problems: &mut Problems) {
+    if container::host_users(spec) {
+        return;
+    }
+    for (field, name) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
+        if flag(spec, field) == Some(true) {
+            problems.push(FieldError::forbidden(&path.child(name), "when `hostUsers` is false"));
+        }
     }
 }
 
-/// A user namespace of its own goes with no namespace of the host's, nor do settings of a namespace with the host's one.
-fn host_namespaces(path: &Path, spec: &Value, problems: &mut Problems) {
-    let shares = |field: &str| flag(spec, field) == Some(true);
-    if flag(spec, "hostUsers") == Some(false) {
-        for (field, name) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
-            if shares(field) {
-                problems.push(FieldError::forbidden(&path.child(name), "when `hostUsers` is false"));
-            }
+fn operating_system(path: &Path, spec: &Value, problems: &mut Problems) {
+    let Some(os) = some(spec, "os") else { return };
+    let at = path.child("os");
+    let allowed = match text(os, "name") {
+        "" => return problems.push(FieldError::required(&at.child("name"), "cannot be empty")),
+        "linux" => "windowsOptions",
+        "windows" => return,
+        other => return problems.push(FieldError::not_supported(&at, other, &["linux", "windows"])),
+    };
+    let detail = "windows options cannot be set for a linux pod";
+    let mut check = |path: &Path, holder: &Value| {
+        if some(&holder["securityContext"], allowed).is_some() {
+            problems.push(FieldError::forbidden(&path.child("securityContext").child(allowed), detail));
         }
-    }
-    let context = &spec["securityContext"];
-    for (path, sysctl) in indexed(context, "sysctls", &path.child("securityContext")) {
-        let name = text(sysctl, "name");
-        let dotted = name.replace('/', ".");
-        let ipc = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."];
-        let host = match () {
-            () if dotted.starts_with("net.") => "hostNetwork",
-            () if ipc.iter().any(|prefix| dotted.starts_with(prefix)) => "hostIPC",
-            () => continue,
-        };
-        if shares(host) {
-            let detail = format!("may not be specified when '{host}' is true");
-            problems.push(FieldError::invalid(&path.child("name"), name, detail));
-        }
-    }
-    if spec.pointer("/os/name").and_then(Value::as_str) == Some("linux") && some(context, "windowsOptions").is_some() {
-        let at = path.child("securityContext").child("windowsOptions");
-        problems.push(FieldError::forbidden(&at, "windows options cannot be set for a linux pod"));
+    };
+    check(path, spec);
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        indexed(spec, list, path).for_each(|(path, container)| check(&path, container));
     }
 }
 
-fn seconds(path: &Path, spec: &Value, problems: &mut Problems) {
+fn deadline(path: &Path, spec: &Value, problems: &mut Problems) {
     if let Some(value) = int(spec, "activeDeadlineSeconds")
         && !(1..=i64::from(i32::MAX)).contains(&value)
     {
         let detail = "must be between 1 and 2147483647, inclusive";
         problems.push(FieldError::invalid(&path.child("activeDeadlineSeconds"), value, detail));
     }
-    if let Some(value) = int(spec, "terminationGracePeriodSeconds")
-        && value < 0
-    {
-        let detail = "must be greater than or equal to 0";
-        problems.push(FieldError::invalid(&path.child("terminationGracePeriodSeconds"), value, detail));
-    }
 }
 
-fn names_in(path: &Path, spec: &Value, problems: &mut Problems) {
-    type Rule = fn(&str) -> Vec<String>;
-    let rules: [(&'static str, Rule); 7] = [
-        ("serviceAccountName", names::is_dns1123_subdomain),
-        ("nodeName", names::is_dns1123_subdomain),
-        ("hostname", names::is_dns1123_label),
-        ("subdomain", names::is_dns1123_label),
-        ("priorityClassName", names::is_dns1123_subdomain),
-        ("runtimeClassName", names::is_dns1123_subdomain),
-        ("schedulerName", names::is_qualified_name),
-    ];
-    for (field, rule) in rules {
+fn names_in(
+    path: &Path,
+    spec: &Value,
+    fields: &[&'static str],
+    rule: fn(&str) -> Vec<String>,
+    problems: &mut Problems,
+) {
+    for field in fields {
         let value = text(spec, field);
         if !value.is_empty() {
-            problems.extend(named(&path.child(field), value, rule(value)));
+            problems.extend(named(&path.child(*field), value, rule(value)));
         }
-    }
-    for (path, secret) in indexed(spec, "imagePullSecrets", path) {
-        if empty(secret, "name") {
-            problems.push(FieldError::required(&path.child("name"), ""));
-        }
-    }
-    for (path, gate) in indexed(spec, "readinessGates", path) {
-        let kind = text(gate, "conditionType");
-        problems.extend(named(&path.child("conditionType"), kind, names::is_qualified_name(kind)));
     }
 }
 
@@ -186,6 +182,7 @@ fn dns(path: &Path, spec: &Value, problems: &mut Problems) {
     if text(spec, "dnsPolicy") == "None" && all.is_empty() {
         let detail = "must provide at least one DNS nameserver when `dnsPolicy` is None";
         problems.push(FieldError::required(&servers, detail));
+        return;
     }
     if all.len() > 3 {
         problems.push(FieldError::invalid(&servers, all.clone(), "must not have more than 3 nameservers"));
@@ -193,17 +190,18 @@ fn dns(path: &Path, spec: &Value, problems: &mut Problems) {
     for (at, server) in all.iter().enumerate() {
         ip(&servers.index(at), server, problems);
     }
+    let at = path.child("searches");
     let searches: Vec<&str> = strings(config, "searches").collect();
     if searches.len() > 32 {
-        problems.push(FieldError::invalid(
-            &path.child("searches"),
-            searches.clone(),
-            "must not have more than 32 search paths",
-        ));
+        problems.push(FieldError::invalid(&at, searches.clone(), "must not have more than 32 search paths"));
     }
-    for (at, search) in searches.iter().enumerate().filter(|(_, search)| **search != ".") {
+    if searches.join(" ").len() > 2048 {
+        let detail = "must not have more than 2048 characters (including spaces) in the search list";
+        problems.push(FieldError::invalid(&at, searches.clone(), detail));
+    }
+    for (index, search) in searches.iter().enumerate().filter(|(_, search)| **search != ".") {
         let name = search.strip_suffix('.').unwrap_or(search);
-        problems.extend(named(&path.child("searches").index(at), search, names::is_dns1123_subdomain(name)));
+        problems.extend(named(&at.index(index), name, names::is_dns1123_subdomain_with_underscore(name)));
     }
     for (path, option) in indexed(config, "options", &path) {
         if empty(option, "name") {
@@ -234,13 +232,9 @@ fn gates(path: &Path, spec: &Value, problems: &mut Problems) {
     let mut seen = BTreeSet::new();
     for (path, gate) in indexed(spec, "schedulingGates", path) {
         let name = text(gate, "name");
-        problems.extend(named(&path.child("name"), name, names::is_qualified_name(name)));
+        problems.extend(named(&path, name, names::is_qualified_name(name)));
         if !seen.insert(name) {
             problems.push(FieldError::duplicate(&path, name));
         }
-    }
-    if !seen.is_empty() && !empty(spec, "nodeName") {
-        let detail = "cannot be set until all schedulingGates have been cleared";
-        problems.push(FieldError::forbidden(&path.child("nodeName"), detail));
     }
 }

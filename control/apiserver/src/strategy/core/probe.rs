@@ -1,10 +1,9 @@
 //! Probes and lifecycle handlers.
 
 use crate::strategy::tools::{
-    Problems, empty, indexed, int, named, non_negative, one_of, port_number, port_number_or_name, some, text,
+    Problems, empty, int, items, non_negative, port_number, port_number_or_name, some, supported, text,
 };
 use apimachinery::field::{FieldError, Path};
-use apimachinery::names;
 use serde_json::Value;
 
 const HANDLERS: [&str; 5] = ["exec", "httpGet", "tcpSocket", "grpc", "sleep"];
@@ -39,8 +38,7 @@ pub(super) fn probe(path: &Path, probe: &Value, once: bool, problems: &mut Probl
 pub(super) fn lifecycle(path: &Path, action: &Value, grace: Option<i64>, problems: &mut Problems) {
     handler(path, action, &["exec", "httpGet", "tcpSocket", "sleep"], problems);
     let seconds = some(action, "sleep").map_or(0, |sleep| int(sleep, "seconds").unwrap_or(0));
-    if seconds < 0 || grace.is_some_and(|grace| seconds > grace) {
-        let grace = grace.unwrap_or_default();
+    if let Some(grace) = grace.filter(|grace| seconds < 0 || seconds > *grace) {
         let detail = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
         problems.push(FieldError::invalid(&path.child("sleep"), seconds, detail));
     }
@@ -74,19 +72,12 @@ fn http_get(path: &Path, get: &Value, problems: &mut Problems) {
         problems.push(FieldError::required(&path.child("path"), ""));
     }
     port_number_or_name(&path.child("port"), &get["port"], problems);
-    one_of(&path.child("scheme"), text(get, "scheme"), &["HTTP", "HTTPS"], true, problems);
-    for (path, header) in indexed(get, "httpHeaders", path) {
+    supported(&path.child("scheme"), text(get, "scheme"), &["HTTP", "HTTPS"], problems);
+    for header in items(get, "httpHeaders") {
         let name = text(header, "name");
-        let wrong =
-            name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
-        if wrong {
+        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
             let message = "a valid HTTP header must consist of alphanumeric characters or '-' (e.g. 'X-Header-Name', regex used for validation is '[-A-Za-z0-9]+')";
-            problems.extend(named(&path.child("name"), name, vec![message.to_owned()]));
+            problems.push(FieldError::invalid(&path.child("httpHeaders"), name, message));
         }
     }
-}
-
-/// Whether a string may name a port or an IP address; used by several kinds.
-pub(super) fn port_name(path: &Path, name: &str, problems: &mut Problems) {
-    problems.extend(named(path, name, names::is_port_name(name)));
 }

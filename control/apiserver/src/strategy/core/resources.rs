@@ -1,12 +1,15 @@
 //! Resource requirements: names, quantities, requests within limits.
 
-use crate::strategy::tools::{Problems, map, named};
+use super::pod_defaults::containers_request;
+use crate::strategy::tools::{Problems, empty, indexed, items, map, named, some};
 use apimachinery::field::{FieldError, Path};
 use apimachinery::names;
 use apimachinery::quantity::Quantity;
 use serde_json::Value;
+use std::collections::BTreeSet;
 
-const STANDARD: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
+/// What a container can be given.
+const OF_CONTAINERS: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
 
 /// Resources that nodes and quotas count.
 const COUNTED: [&str; 9] = [
@@ -21,34 +24,55 @@ const COUNTED: [&str; 9] = [
     "services.nodeports",
 ];
 
-/// A container's `resources`.
-pub(super) fn requirements(path: &Path, resources: &Value, problems: &mut Problems) {
-    let limits_path = path.child("limits");
-    let requests_path = path.child("requests");
-    for (path, list) in [(&limits_path, "limits"), (&requests_path, "requests")] {
-        for (name, value) in map(resources, list).into_iter().flatten() {
-            let path = path.key(name.as_str());
-            container_resource_name(&path, name, problems);
-            quantity(&path, name, value, problems);
-        }
+/// The other names without a domain that mean something somewhere.
+const OTHERS: [&str; 8] = [
+    "limits.cpu",
+    "limits.ephemeral-storage",
+    "limits.memory",
+    "requests.cpu",
+    "requests.ephemeral-storage",
+    "requests.memory",
+    "requests.storage",
+    "storage",
+];
+
+/// Checks the name of a resource where it stands.
+pub(super) type NameRule = fn(&Path, &str, &mut Problems);
+
+/// `resources` of a container or of a pod as a whole.
+pub(super) fn requirements(path: &Path, resources: &Value, name_rule: NameRule, problems: &mut Problems) {
+    let (limits_path, requests_path) = (path.child("limits"), path.child("requests"));
+    let (limits, requests) = (map(resources, "limits"), map(resources, "requests"));
+    for (name, value) in limits.into_iter().flatten() {
+        one(&limits_path.key(name.as_str()), name, value, name_rule, problems);
     }
-    for (name, request) in map(resources, "requests").into_iter().flatten() {
-        let limit = map(resources, "limits").and_then(|limits| limits.get(name));
-        within_limit((&requests_path, &limits_path), name, request, limit, problems);
+    for (name, value) in requests.into_iter().flatten() {
+        let at = requests_path.key(name.as_str());
+        name_rule(&at, name, problems);
+        quantity(&at, name, value, problems);
+        let limit = limits.and_then(|limits| limits.get(name));
+        within_limit((&requests_path, &limits_path), name, value, limit, problems);
+        whole_pages(&at, name, value, problems);
     }
-    let names =
-        || ["limits", "requests"].into_iter().filter_map(|list| map(resources, list)).flat_map(|list| list.keys());
-    if names().any(|name| name.starts_with("hugepages-")) && !names().any(|name| name == "cpu" || name == "memory") {
+    let names: BTreeSet<&String> = limits.into_iter().chain(requests).flat_map(|list| list.keys()).collect();
+    if names.iter().any(|name| is_huge(name)) && !names.iter().any(|name| *name == "cpu" || *name == "memory") {
         problems.push(FieldError::forbidden(path, "HugePages require cpu or memory"));
     }
-    for (name, _) in map(resources, "limits").into_iter().flatten() {
-        let requested = map(resources, "requests").is_some_and(|requests| requests.contains_key(name));
-        if name.starts_with("hugepages-") && !requested {
-            problems.push(FieldError::required(
-                &requests_path.key(name.as_str()),
-                format!("{name} request must be specified when limit is set"),
-            ));
-        }
+}
+
+fn one(path: &Path, name: &str, value: &Value, name_rule: NameRule, problems: &mut Problems) {
+    name_rule(path, name, problems);
+    quantity(path, name, value, problems);
+    whole_pages(path, name, value, problems);
+}
+
+fn whole_pages(path: &Path, name: &str, value: &Value, problems: &mut Problems) {
+    let Some((size, asked)) = name.strip_prefix("hugepages-").zip(parse(value)) else { return };
+    let size = Quantity::parse(size).ok().map(Quantity::as_milli).filter(|size| *size > 0 && size % 1000 == 0);
+    if size.is_none_or(|size| asked.as_milli() % size != 0) {
+        let asked = asked.to_string();
+        let detail = format!("{asked} is not positive integer multiple of {name}");
+        problems.push(FieldError::invalid(path, asked, detail));
     }
 }
 
@@ -61,38 +85,107 @@ fn within_limit(
 ) {
     let Some(requested) = parse(request) else { return };
     let Some(limit) = limit.and_then(parse) else {
-        if !overcommit(name) {
+        if !may_be_promised_twice(name) {
             problems.push(FieldError::required(limits, "Limit must be set for non overcommitable resources"));
         }
         return;
     };
-    if !overcommit(name) && requested != limit {
-        problems.push(FieldError::invalid(
-            path,
-            requested.to_string(),
-            format!("must be equal to {name} limit of {limit}"),
-        ));
+    if !may_be_promised_twice(name) && requested != limit {
+        let detail = format!("must be equal to {name} limit of {limit}");
+        problems.push(FieldError::invalid(path, requested.to_string(), detail));
     } else if requested > limit {
-        problems.push(FieldError::invalid(
-            path,
-            requested.to_string(),
-            format!("must be less than or equal to {name} limit of {limit}"),
-        ));
+        let detail = format!("must be less than or equal to {name} limit of {limit}");
+        problems.push(FieldError::invalid(path, requested.to_string(), detail));
     }
 }
 
-/// Only what the kernel can take back may be promised twice.
-fn overcommit(name: &str) -> bool {
-    STANDARD.contains(&name)
+/// Whether Kubernetes itself knows the resource.
+fn is_native(name: &str) -> bool {
+    !name.contains('/') || name.contains("kubernetes.io/")
 }
 
-fn container_resource_name(path: &Path, name: &str, problems: &mut Problems) {
-    problems.extend(named(path, name, names::is_qualified_name(name)));
-    let known = STANDARD.contains(&name) || name.starts_with("hugepages-");
+fn is_huge(name: &str) -> bool {
+    name.starts_with("hugepages-")
+}
+
+/// Whether the resource is a device's or another of a node's own.
+fn is_extended(name: &str) -> bool {
+    let quota = format!("requests.{name}");
+    !is_native(name) && !name.starts_with("requests.") && names::is_qualified_name(&quota).is_empty()
+}
+
+/// Only what the kernel can take back may be.
+fn may_be_promised_twice(name: &str) -> bool {
+    is_native(name) && !is_huge(name)
+}
+
+fn resource_name(path: &Path, name: &str, problems: &mut Problems) -> bool {
+    let messages = names::is_qualified_name(name);
+    let known = is_huge(name) || [&OF_CONTAINERS[..], &COUNTED, &OTHERS].iter().any(|list| list.contains(&name));
+    if !messages.is_empty() {
+        problems.extend(named(path, name, messages));
+        return false;
+    }
     if !name.contains('/') && !known {
-        problems.push(FieldError::invalid(path, name, "must be a standard resource for containers"));
-    } else if name.contains("kubernetes.io/") && !known || name.starts_with("requests.") {
+        problems.push(FieldError::invalid(path, name, "must be a standard resource type or fully qualified"));
+        return false;
+    }
+    true
+}
+
+/// What a container may ask for.
+pub(super) fn of_container(path: &Path, name: &str, problems: &mut Problems) {
+    resource_name(path, name, problems);
+    if !name.contains('/') {
+        if !OF_CONTAINERS.contains(&name) && !is_huge(name) {
+            problems.push(FieldError::invalid(path, name, "must be a standard resource for containers"));
+        }
+    } else if !is_native(name) && !is_extended(name) {
         problems.push(FieldError::invalid(path, name, "doesn't follow extended resource name standard"));
+    }
+}
+
+/// What a pod may ask for as a whole.
+fn of_pod(path: &Path, name: &str, problems: &mut Problems) {
+    if resource_name(path, name, problems) && !is_of_pods(name) {
+        problems.push(FieldError::not_supported(path, name, &["cpu", "hugepages-", "memory"]));
+    }
+}
+
+fn is_of_pods(name: &str) -> bool {
+    matches!(name, "cpu" | "memory") || is_huge(name)
+}
+
+/// The `resources` of a pod as a whole, which must hold those of its containers.
+pub(super) fn of_whole_pod(path: &Path, spec: &Value, problems: &mut Problems) {
+    let Some(own) = some(spec, "resources") else { return };
+    let path = path.child("resources");
+    if !empty(own, "claims") {
+        problems.push(FieldError::forbidden(&path.child("claims"), "claims cannot be set for Resources at pod-level"));
+    }
+    requirements(&path, own, of_pod, problems);
+    let containers = || items(spec, "containers").iter().chain(items(spec, "initContainers"));
+    let asked: BTreeSet<&String> =
+        containers().filter_map(|one| map(&one["resources"], "requests")).flat_map(|list| list.keys()).collect();
+    for name in asked.into_iter().filter(|name| is_of_pods(name)) {
+        let (Some(sum), own) = (containers_request(spec, name), own["requests"].get(name).and_then(parse)) else {
+            continue;
+        };
+        if own.is_none_or(|own| sum > own) {
+            let detail = format!("must be greater than or equal to aggregate container requests of {sum}");
+            let own = own.map_or_else(|| "0".to_owned(), |own| own.to_string());
+            problems.push(FieldError::invalid(&path.child("requests").key(name.as_str()), own, detail));
+        }
+    }
+    for (at, container) in indexed(spec, "containers", &path) {
+        for (name, limit) in map(&container["resources"], "limits").into_iter().flatten() {
+            let whole = own["limits"].get(name).and_then(parse);
+            let (Some(limit), Some(whole)) = (parse(limit), whole) else { continue };
+            if limit > whole {
+                let detail = format!("must be less than or equal to pod limits of {whole}");
+                problems.push(FieldError::invalid(&at.key(name.as_str()).child("limits"), limit.to_string(), detail));
+            }
+        }
     }
 }
 
@@ -109,10 +202,7 @@ pub(in crate::strategy) fn quantity(path: &Path, name: &str, value: &Value, prob
     if quantity.is_negative() {
         problems.push(FieldError::invalid(path, quantity.to_string(), "must be greater than or equal to 0"));
     }
-    let whole = COUNTED.contains(&name)
-        || name.starts_with("count/")
-        || (name.contains('/') && !name.contains("kubernetes.io/"));
-    if whole && quantity.as_milli() % 1000 != 0 {
+    if (COUNTED.contains(&name) || is_extended(name)) && quantity.as_milli() % 1000 != 0 {
         problems.push(FieldError::invalid(path, quantity.to_string(), "must be an integer"));
     }
 }

@@ -1,50 +1,62 @@
 //! Security contexts of pods and containers.
 
-use crate::strategy::tools::{Problems, flag, indexed, int, one_of, some, strings, text};
+use super::volume::local_path;
+use crate::strategy::tools::{Problems, flag, indexed, int, one_of, some, strings, supported, text};
 use apimachinery::field::{FieldError, Path};
 use serde_json::Value;
 
 const MAX_ID: i64 = 2_147_483_647;
 
 /// A pod's security context.
-pub(super) fn pod(path: &Path, context: &Value, problems: &mut Problems) {
-    for field in ["runAsUser", "runAsGroup", "fsGroup"] {
+pub(super) fn pod(path: &Path, spec: &Value, context: &Value, problems: &mut Problems) {
+    for field in ["fsGroup", "runAsUser", "runAsGroup"] {
         id(&path.child(field), int(context, field), problems);
     }
     for (path, group) in indexed(context, "supplementalGroups", path) {
         id(&path, group.as_i64(), problems);
     }
-    one_of(
-        &path.child("fsGroupChangePolicy"),
-        text(context, "fsGroupChangePolicy"),
-        &["Always", "OnRootMismatch"],
-        false,
-        problems,
-    );
-    one_of(
-        &path.child("supplementalGroupsPolicy"),
-        text(context, "supplementalGroupsPolicy"),
-        &["Merge", "Strict"],
-        false,
-        problems,
-    );
+    if flag(spec, "shareProcessNamespace") == Some(true) && flag(spec, "hostPID") == Some(true) {
+        let detail = "ShareProcessNamespace and HostPID cannot both be enabled";
+        problems.push(FieldError::invalid(&path.child("shareProcessNamespace"), true, detail));
+    }
+    sysctls(path, spec, context, problems);
+    let mut choice = |field: &'static str, allowed: &[&str]| {
+        one_of(&path.child(field), text(context, field), allowed, false, problems);
+    };
+    choice("fsGroupChangePolicy", &["Always", "OnRootMismatch"]);
+    choice("supplementalGroupsPolicy", &["Merge", "Strict"]);
+    choice("seLinuxChangePolicy", &["MountOption", "Recursive"]);
+    profiles(path, context, problems);
+}
+
+fn sysctls(path: &Path, spec: &Value, context: &Value, problems: &mut Problems) {
     let mut seen = Vec::new();
     for (path, sysctl) in indexed(context, "sysctls", path) {
-        let name = text(sysctl, "name");
+        let (name, at) = (text(sysctl, "name"), path.child("name"));
         if name.is_empty() {
-            problems.push(FieldError::required(&path.child("name"), ""));
+            problems.push(FieldError::required(&at, ""));
         } else if !sysctl_name(name) {
-            problems.push(FieldError::invalid(
-                &path.child("name"),
-                name,
-                "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$",
-            ));
+            let detail = r"must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
+            problems.push(FieldError::invalid(&at, name, detail));
         } else if seen.contains(&name) {
-            problems.push(FieldError::duplicate(&path.child("name"), name));
+            problems.push(FieldError::duplicate(&at, name));
+        }
+        if let Some(host) = namespace_of(name).filter(|host| flag(spec, host) == Some(true)) {
+            problems.push(FieldError::invalid(&at, name, format!("may not be specified when '{host}' is true")));
         }
         seen.push(name);
     }
-    profiles(path, context, problems);
+}
+
+/// The field by which a pod shares the node's namespace that a sysctl belongs to.
+fn namespace_of(sysctl: &str) -> Option<&'static str> {
+    let dotted = sysctl.replace('/', ".");
+    let ipc = ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."];
+    match () {
+        () if dotted.starts_with("net.") => Some("hostNetwork"),
+        () if ipc.iter().any(|prefix| dotted.starts_with(prefix)) => Some("hostIPC"),
+        () => None,
+    }
 }
 
 fn sysctl_name(name: &str) -> bool {
@@ -88,31 +100,29 @@ pub(super) fn container(path: &Path, context: &Value, host_users: bool, problems
 }
 
 fn profiles(path: &Path, context: &Value, problems: &mut Problems) {
-    for field in ["seccompProfile", "appArmorProfile"] {
+    for (field, what) in [("seccompProfile", "seccomp"), ("appArmorProfile", "AppArmor")] {
         let Some(profile) = some(context, field) else { continue };
         let path = path.child(field);
-        one_of(
-            &path.child("type"),
-            text(profile, "type"),
-            &["Localhost", "RuntimeDefault", "Unconfined"],
-            true,
-            problems,
-        );
-        let local = some(profile, "localhostProfile");
-        if text(profile, "type") == "Localhost" {
-            match local.and_then(Value::as_str) {
-                None => problems.push(FieldError::required(
-                    &path.child("localhostProfile"),
-                    "must be set when seccomp type is Localhost",
-                )),
-                Some(file) if file.starts_with('/') || file.split('/').any(|part| part == "..") => problems.push(
-                    FieldError::invalid(&path.child("localhostProfile"), file, "must be a relative path without '..'"),
-                ),
-                Some(_) => {}
+        let (at, kind) = (path.child("localhostProfile"), text(profile, "type"));
+        if kind.is_empty() {
+            problems.push(FieldError::required(&path.child("type"), format!("type is required when {field} is set")));
+        } else {
+            supported(&path.child("type"), kind, &["Localhost", "RuntimeDefault", "Unconfined"], problems);
+        }
+        let file = some(profile, "localhostProfile").and_then(Value::as_str);
+        match file {
+            None if kind == "Localhost" => {
+                problems.push(FieldError::required(&at, format!("must be set when {what} type is Localhost")));
             }
-        } else if let Some(value) = local {
-            let detail = "can only be set when seccomp type is Localhost";
-            problems.push(FieldError::invalid(&path.child("localhostProfile"), value.clone(), detail));
+            Some(file) if kind == "Localhost" && field == "seccompProfile" => local_path(&at, file, problems),
+            Some(file) if kind == "Localhost" && file != file.trim() => {
+                problems.push(FieldError::invalid(&at, file, "must not be padded with whitespace"));
+            }
+            Some(file) if kind != "Localhost" => {
+                let detail = format!("can only be set when {what} type is Localhost");
+                problems.push(FieldError::invalid(&at, file, detail));
+            }
+            _ => {}
         }
     }
 }

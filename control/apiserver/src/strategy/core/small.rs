@@ -39,9 +39,63 @@ impl Strategy for Namespace {
         }
     }
 
+    fn validate(&self, namespace: &Value) -> Problems {
+        let mut problems = Vec::new();
+        finalizers(namespace, |path, _| path.clone(), &mut problems);
+        problems
+    }
+
     fn prepare_update(&self, new: &mut Value, old: &Value) {
         // Finalizers of the spec are /finalize's.
         keep(new, old, "spec");
+    }
+
+    fn validate_update(&self, _new: &Value, _old: &Value) -> Problems {
+        Vec::new()
+    }
+
+    fn validate_status_update(&self, new: &Value, _old: &Value) -> Problems {
+        let going = meta::deletion_timestamp(new).is_some();
+        let (phase, when) = if going { ("Terminating", "not empty") } else { ("Active", "empty") };
+        let said = text(&new["status"], "phase");
+        if said == phase {
+            return Vec::new();
+        }
+        let detail = format!("may only be '{phase}' if `deletionTimestamp` is {when}");
+        vec![FieldError::invalid(&Path::new("status").child("Phase"), said, detail)]
+    }
+}
+
+/// Checks an update of `/finalize`.
+pub(crate) fn validate_finalize(new: &Value, _old: &Value) -> Problems {
+    let mut problems = Vec::new();
+    finalizers(new, Path::index, &mut problems);
+    problems
+}
+
+fn finalizers(namespace: &Value, place: fn(&Path, usize) -> Path, problems: &mut Problems) {
+    let path = Path::new("spec").child("finalizers");
+    for (index, finalizer) in items(&namespace["spec"], "finalizers").iter().enumerate() {
+        let (path, name) = (place(&path, index), finalizer.as_str().unwrap_or_default());
+        problems.extend(named(&path, name, names::is_qualified_name(name)));
+        let standard = matches!(name, "kubernetes" | meta::ORPHAN_FINALIZER | meta::FOREGROUND_FINALIZER);
+        if !standard && !name.contains('/') {
+            let detail = "name is neither a standard finalizer name nor is it fully qualified";
+            problems.push(FieldError::invalid(&path, name, detail));
+        }
+    }
+}
+
+/// The strategy of ServiceAccounts.
+#[derive(Debug)]
+pub(in crate::strategy) struct ServiceAccount;
+
+impl Strategy for ServiceAccount {
+    fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        const ENFORCE: &str = "kubernetes.io/enforce-mountable-secrets";
+        let path = Path::new("metadata").child("annotations").key(ENFORCE);
+        let said = "deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets";
+        meta::annotation(new, ENFORCE).map(|_| format!("{path}: {said}")).into_iter().collect()
     }
 }
 
@@ -63,7 +117,7 @@ impl Strategy for ConfigMap {
         }
         size += decoded("binaryData", map(object, "binaryData"), &mut problems);
         if size > MAX_DATA {
-            problems.push(FieldError::too_long(&Path::root(), MAX_DATA));
+            problems.push(FieldError::too_long(&Path::new(""), MAX_DATA));
         }
         problems
     }
@@ -116,7 +170,6 @@ pub(in crate::strategy) struct Secret;
 const SECRET_KEYS: &[(&str, &[&str])] = &[
     ("kubernetes.io/dockercfg", &[".dockercfg"]),
     ("kubernetes.io/dockerconfigjson", &[".dockerconfigjson"]),
-    ("kubernetes.io/ssh-auth", &["ssh-privatekey"]),
     ("kubernetes.io/tls", &["tls.crt", "tls.key"]),
 ];
 
@@ -144,6 +197,10 @@ impl Strategy for Secret {
                 problems.push(FieldError::required(&Path::new("data").key(*key), ""));
             }
         }
+        let privatekey = map(secret, "data").and_then(|data| data.get("ssh-privatekey")).and_then(Value::as_str);
+        if kind == "kubernetes.io/ssh-auth" && privatekey.unwrap_or("").is_empty() {
+            problems.push(FieldError::required(&Path::new("data").key("ssh-privatekey"), ""));
+        }
         for key in [".dockercfg", ".dockerconfigjson"] {
             let encoded = map(secret, "data").and_then(|data| data.get(key)).and_then(Value::as_str);
             let configures = kind == format!("kubernetes.io/{}", &key[1..]);
@@ -158,7 +215,7 @@ impl Strategy for Secret {
             problems.push(FieldError::required(&Path::new("data").key("password"), ""));
         }
         if kind == "kubernetes.io/service-account-token"
-            && meta::annotation(secret, "kubernetes.io/service-account.name").is_none()
+            && meta::annotation(secret, "kubernetes.io/service-account.name").unwrap_or("").is_empty()
         {
             let path = Path::new("metadata").child("annotations").key("kubernetes.io/service-account.name");
             problems.push(FieldError::required(&path, ""));
@@ -187,17 +244,18 @@ impl Strategy for Event {
         let own = meta::namespace(event);
         // Events of the newer API have a time with microseconds, and must say more.
         let newer = !empty(event, "eventTime");
-        let fits = about == own || about.is_empty() && (own == "default" || newer && own == "kube-system");
+        let fits = match (about, own) {
+            ("", "default") => true,
+            ("", "kube-system") => newer,
+            ("", _) => false,
+            (about, own) => newer || about == own,
+        };
         if !fits {
             let path = Path::new("involvedObject").child("namespace");
             problems.push(FieldError::invalid(&path, about, "does not match event.namespace"));
         }
         if newer {
             let controller = text(event, "reportingComponent");
-            let path = Path::new("reportingController");
-            if !controller.is_empty() {
-                problems.extend(named(&path, controller, names::is_qualified_name(controller)));
-            }
             let rules = [
                 ("reportingController", controller),
                 ("reportingInstance", text(event, "reportingInstance")),
@@ -207,7 +265,10 @@ impl Strategy for Event {
             for (field, value) in rules {
                 if value.is_empty() {
                     problems.push(FieldError::required(&Path::new(field), ""));
-                } else if value.len() > 128 && field != "reportingController" {
+                }
+                if field == "reportingController" {
+                    problems.extend(named(&Path::new(field), value, names::is_qualified_name(value)));
+                } else if value.len() > 128 {
                     problems.push(FieldError::invalid(&Path::new(field), "", "can have at most 128 characters"));
                 }
             }
@@ -240,7 +301,15 @@ impl Strategy for Endpoints {
             }
             for list in ["addresses", "notReadyAddresses"] {
                 for (path, address) in indexed(subset, list, &path) {
-                    ip(&path.child("ip"), text(address, "ip"), &mut problems);
+                    let (at, host, node) = (text(address, "ip"), text(address, "hostname"), text(address, "nodeName"));
+                    ip(&path.child("ip"), at, &mut problems);
+                    if !host.is_empty() {
+                        problems.extend(named(&path.child("hostname"), host, names::is_dns1123_label(host)));
+                    }
+                    if !node.is_empty() {
+                        problems.extend(named(&path.child("nodeName"), node, names::is_dns1123_subdomain(node)));
+                    }
+                    super::service::not_special(&path.child("ip"), at, &mut problems);
                 }
             }
             let several = items(subset, "ports").len() > 1;
@@ -295,10 +364,34 @@ mod tests {
         assert!(said(old.clone()).is_empty());
         let mut new = old.clone();
         new["eventTime"] = "2026-01-01T00:00:00.000000Z".into();
-        assert_eq!(said(new), ["reportingController", "reportingInstance", "action", "reason"]);
+        let missing = ["reportingController", "reportingInstance", "action", "reason"];
+        let mut named = said(new.clone());
+        named.dedup();
+        assert_eq!(named, missing);
+        new["involvedObject"]["namespace"] = "b".into();
+        assert!(!said(new).contains(&"involvedObject.namespace".to_owned()), "newer ones may lie elsewhere");
         let mut elsewhere = old;
         elsewhere["metadata"]["namespace"] = "b".into();
         assert_eq!(said(elsewhere), ["involvedObject.namespace"]);
+    }
+
+    #[test]
+    fn a_namespace_is_active_or_going() {
+        let said = |object: Value| Namespace.validate_status_update(&object, &Value::Null);
+        assert!(said(json!({"status": {"phase": "Active"}})).is_empty());
+        let going = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "status": {"phase": "Active"}});
+        assert_eq!(
+            said(going)[0].to_string(),
+            "status.Phase: Invalid value: \"Active\": may only be 'Terminating' if `deletionTimestamp` is not empty"
+        );
+        let named = json!({"spec": {"finalizers": ["kubernetes", "a.b/c", "x"]}});
+        let problems = validate_finalize(&named, &named);
+        assert_eq!(
+            problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            [
+                "spec.finalizers[2]: Invalid value: \"x\": name is neither a standard finalizer name nor is it fully qualified"
+            ]
+        );
     }
 
     #[test]
