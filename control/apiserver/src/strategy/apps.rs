@@ -3,13 +3,15 @@
 use std::sync::LazyLock;
 
 use super::Strategy;
-use super::core::{default_pod_spec, validate_template};
+use super::core::{default_pod_spec, validate_template, warnings};
 use super::plain::Plain;
 use super::tools::{
     Problems, default_to, empty, immutable, int, keep, label_selector, made, non_negative, one_of, selects, some, text,
     within,
 };
 use apimachinery::field::{FieldError, Path};
+use apimachinery::meta;
+use apimachinery::selector::LabelSelector;
 use serde_json::{Value, json};
 
 /// Fills in the pod template of a workload's spec.
@@ -17,36 +19,40 @@ pub(super) fn template_defaults(spec: &mut Value) {
     within(spec, "template", |template| within(template, "spec", default_pod_spec));
 }
 
-/// What every workload with a selector and a template shares.
-fn selector_and_template(spec: &Value, problems: &mut Problems) {
+/// What every workload with a selector and a template shares. `kind` is the one that messages name.
+fn selector_and_template(spec: &Value, kind: &str, problems: &mut Problems) {
     let path = Path::new("spec");
-    if let Some(replicas) = int(spec, "replicas") {
-        non_negative(&path.child("replicas"), replicas, problems);
-    }
-    if let Some(seconds) = int(spec, "minReadySeconds") {
-        non_negative(&path.child("minReadySeconds"), seconds, problems);
+    for field in ["replicas", "minReadySeconds"] {
+        if let Some(number) = int(spec, field) {
+            non_negative(&path.child(field), number, problems);
+        }
     }
     let Some(selector) = some(spec, "selector") else {
         problems.push(FieldError::required(&path.child("selector"), ""));
-        return;
+        return template(spec, None, "ReplicaSet", problems);
     };
     label_selector(&path.child("selector"), selector, problems);
     if empty(selector, "matchLabels") && empty(selector, "matchExpressions") {
-        let detail = "empty selector is invalid for deployment";
+        let detail = format!("empty selector is invalid for {kind}");
         problems.push(FieldError::invalid(&path.child("selector"), selector.clone(), detail));
+    } else if LabelSelector::from_object(selector).is_err() {
+        problems.push(FieldError::invalid(&path.child("selector"), selector.clone(), "invalid label selector"));
+        return;
     }
-    template(spec, selector, problems);
+    template(spec, Some(selector), "ReplicaSet", problems);
 }
 
-fn template(spec: &Value, selector: &Value, problems: &mut Problems) {
+fn template(spec: &Value, selector: Option<&Value>, kind: &str, problems: &mut Problems) {
     let path = Path::new("spec").child("template");
     let Some(found) = some(spec, "template") else {
         problems.push(FieldError::required(&path, ""));
         return;
     };
     let labels = found.pointer("/metadata/labels");
-    if !selects(selector, labels) {
-        let value = labels.cloned().unwrap_or_else(|| json!({}));
+    let chosen = selector.filter(|one| !(empty(one, "matchLabels") && empty(one, "matchExpressions")));
+    // A selector that is not there matches nothing.
+    if selector.is_none() || chosen.is_some_and(|selector| !selects(selector, labels)) {
+        let value = labels.cloned().unwrap_or(Value::Null);
         let at = path.child("metadata").child("labels");
         problems.push(FieldError::invalid(&at, value, "`selector` does not match template `labels`"));
     }
@@ -58,7 +64,45 @@ fn template(spec: &Value, selector: &Value, problems: &mut Problems) {
     }
     if found.pointer("/spec/activeDeadlineSeconds").is_some_and(|value| !value.is_null()) {
         let at = path.child("spec").child("activeDeadlineSeconds");
-        problems.push(FieldError::forbidden(&at, "activeDeadlineSeconds in ReplicaSet is not Supported"));
+        problems.push(FieldError::forbidden(&at, format!("activeDeadlineSeconds in {kind} is not Supported")));
+    }
+}
+
+/// What to say of a workload's template, as far as this write may have changed it.
+pub(super) fn template_warnings(path: &Path, template: &Value, new: &Value, old: Option<&Value>) -> Vec<String> {
+    match old {
+        Some(old) if meta::generation(new) == meta::generation(old) => Vec::new(),
+        _ => warnings::pod(path, template),
+    }
+}
+
+/// The same of a workload after which its pods are named.
+pub(super) fn pods_warnings(path: &Path, template: &Value, new: &Value, old: Option<&Value>) -> Vec<String> {
+    let name = warnings::name(meta::name(new), "this is used in Pod names and hostnames");
+    let mut all: Vec<String> = name.filter(|_| old.is_none()).into_iter().collect();
+    all.extend(template_warnings(path, template, new, old));
+    all
+}
+
+/// Where the template of most workloads stands.
+fn template_path() -> Path {
+    Path::new("spec").child("template")
+}
+
+/// Numbers of replicas in a status: none is negative, no part is larger than the whole.
+fn replicas(status: &Value, parts: &[&'static str], problems: &mut Problems) {
+    let (path, number) = (Path::new("status"), |field: &str| int(status, field).unwrap_or(0));
+    for field in ["replicas"].iter().chain(parts).chain(&["observedGeneration"]) {
+        non_negative(&path.child(*field), number(field), problems);
+    }
+    for field in parts.iter().filter(|field| number(field) > number("replicas")) {
+        let detail = "cannot be greater than status.replicas";
+        problems.push(FieldError::invalid(&path.child(*field), number(field), detail));
+    }
+    let available = number("availableReplicas");
+    if available > number("readyReplicas") {
+        let detail = "cannot be greater than readyReplicas";
+        problems.push(FieldError::invalid(&path.child("availableReplicas"), available, detail));
     }
 }
 
@@ -87,7 +131,7 @@ impl Strategy for Deployment {
         let mut problems = Vec::new();
         let path = Path::new("spec");
         let spec = &deployment["spec"];
-        selector_and_template(spec, &mut problems);
+        selector_and_template(spec, "deployment", &mut problems);
         rollout(&path.child("strategy"), &spec["strategy"], &mut problems);
         if let Some(limit) = int(spec, "revisionHistoryLimit") {
             non_negative(&path.child("revisionHistoryLimit"), limit, &mut problems);
@@ -104,6 +148,23 @@ impl Strategy for Deployment {
 
     fn validate_update(&self, new: &Value, old: &Value) -> Problems {
         selector_is_immutable(self, new, old)
+    }
+
+    fn validate_status_update(&self, new: &Value, old: &Value) -> Problems {
+        let mut problems = Vec::new();
+        let (new, old) = (&new["status"], &old["status"]);
+        replicas(new, &["updatedReplicas", "readyReplicas", "availableReplicas"], &mut problems);
+        let (path, count) = (Path::new("status").child("collisionCount"), int(new, "collisionCount"));
+        non_negative(&path, count.unwrap_or(0), &mut problems);
+        if count < int(old, "collisionCount") {
+            let value = new.get("collisionCount").cloned().unwrap_or(Value::Null);
+            problems.push(FieldError::invalid(&path, value, "cannot be decremented"));
+        }
+        problems
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        pods_warnings(&template_path(), &new["spec"]["template"], new, old)
     }
 }
 
@@ -188,7 +249,7 @@ impl Strategy for ReplicaSet {
 
     fn validate(&self, set: &Value) -> Problems {
         let mut problems = Vec::new();
-        selector_and_template(&set["spec"], &mut problems);
+        selector_and_template(&set["spec"], "deployment", &mut problems);
         problems
     }
 
@@ -196,18 +257,13 @@ impl Strategy for ReplicaSet {
         selector_is_immutable(self, new, old)
     }
 
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        pods_warnings(&template_path(), &new["spec"]["template"], new, old)
+    }
+
     fn validate_status_update(&self, new: &Value, _old: &Value) -> Problems {
         let mut problems = Vec::new();
-        let path = Path::new("status");
-        let status = &new["status"];
-        let all = int(status, "replicas").unwrap_or(0);
-        for field in ["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "observedGeneration"] {
-            let value = int(status, field).unwrap_or(0);
-            non_negative(&path.child(field), value, &mut problems);
-            if field.ends_with("Replicas") && value > all {
-                problems.push(FieldError::invalid(&path.child(field), value, "cannot be greater than status.replicas"));
-            }
-        }
+        replicas(&new["status"], &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"], &mut problems);
         problems
     }
 }
@@ -236,13 +292,26 @@ impl Strategy for ReplicationController {
 
     fn validate(&self, controller: &Value) -> Problems {
         let mut problems = Vec::new();
-        let spec = &controller["spec"];
-        if empty(spec, "selector") {
-            problems.push(FieldError::required(&Path::new("spec").child("selector"), ""));
-        } else {
-            template(spec, &json!({ "matchLabels": spec["selector"] }), &mut problems);
+        let (path, spec) = (Path::new("spec"), &controller["spec"]);
+        for field in ["minReadySeconds", "replicas"] {
+            non_negative(&path.child(field), int(spec, field).unwrap_or(0), &mut problems);
         }
+        if empty(spec, "selector") {
+            problems.push(FieldError::required(&path.child("selector"), ""));
+        }
+        let selector = json!({ "matchLabels": spec["selector"] });
+        template(spec, Some(&selector), "ReplicationController", &mut problems);
         problems
+    }
+
+    fn validate_status_update(&self, new: &Value, _old: &Value) -> Problems {
+        let mut problems = Vec::new();
+        replicas(&new["status"], &["fullyLabeledReplicas", "readyReplicas", "availableReplicas"], &mut problems);
+        problems
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        pods_warnings(&template_path(), &new["spec"]["template"], new, old)
     }
 }
 
@@ -272,10 +341,14 @@ impl Strategy for StatefulSet {
         set["status"] = json!({ "replicas": 0, "availableReplicas": 0 });
     }
 
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        template_warnings(&template_path(), &new["spec"]["template"], new, old)
+    }
+
     fn validate(&self, set: &Value) -> Problems {
         let mut problems = Vec::new();
         let (path, spec) = (Path::new("spec"), &set["spec"]);
-        selector_and_template(spec, &mut problems);
+        selector_and_template(spec, "statefulset", &mut problems);
         let policy = text(spec, "podManagementPolicy");
         one_of(&path.child("podManagementPolicy"), policy, &["OrderedReady", "Parallel"], true, &mut problems);
         let (at, update) = (path.child("updateStrategy"), &spec["updateStrategy"]);
@@ -352,9 +425,13 @@ impl Strategy for DaemonSet {
         set["status"] = json!({ "currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0 });
     }
 
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        template_warnings(&template_path(), &new["spec"]["template"], new, old)
+    }
+
     fn validate(&self, set: &Value) -> Problems {
         let mut problems = Vec::new();
-        selector_and_template(&set["spec"], &mut problems);
+        selector_and_template(&set["spec"], "daemonset", &mut problems);
         let (path, update) = (Path::new("spec").child("updateStrategy"), &set["spec"]["updateStrategy"]);
         one_of(&path.child("type"), text(update, "type"), &["OnDelete", "RollingUpdate"], true, &mut problems);
         if text(update, "type") == "RollingUpdate" {
@@ -400,6 +477,10 @@ impl Strategy for PodTemplate {
             None => problems.push(FieldError::required(&path, "")),
         }
         problems
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        template_warnings(&Path::new("template"), &new["template"], new, old)
     }
 }
 

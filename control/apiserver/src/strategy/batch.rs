@@ -5,7 +5,7 @@ use apimachinery::meta;
 use serde_json::{Value, json};
 
 use super::Strategy;
-use super::apps::template_defaults;
+use super::apps::{pods_warnings, template_defaults};
 use super::core::validate_template;
 use super::tools::{
     Problems, default_to, empty, flag, immutable, int, keep, made, non_negative, one_of, some, text, within,
@@ -54,6 +54,10 @@ impl Strategy for Job {
         let mut problems = Vec::new();
         validate_spec(&Path::new("spec"), &job["spec"], &mut problems);
         problems
+    }
+
+    fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
+        pods_warnings(&Path::new("spec").child("template"), &new["spec"]["template"], new, old)
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> Problems {

@@ -1,7 +1,7 @@
 //! Roles and their bindings.
 
 use super::Strategy;
-use super::tools::{Problems, default_to, each_mut, empty, indexed, label_selector, named, one_of, some, text};
+use super::tools::{Problems, default_to, each_mut, empty, indexed, label_selector, named, some, supported, text};
 use apimachinery::field::{FieldError, Path};
 use apimachinery::names;
 use serde_json::Value;
@@ -85,9 +85,9 @@ impl Strategy for Binding {
         let mut problems = Vec::new();
         let path = Path::new("roleRef");
         let role = &binding["roleRef"];
-        one_of(&path.child("apiGroup"), text(role, "apiGroup"), &[GROUP], true, &mut problems);
-        let kinds: &[&str] = if self.cluster { &["ClusterRole"] } else { &["ClusterRole", "Role"] };
-        one_of(&path.child("kind"), text(role, "kind"), kinds, true, &mut problems);
+        supported(&path.child("apiGroup"), text(role, "apiGroup"), &[GROUP], &mut problems);
+        let kinds: &[&str] = if self.cluster { &["ClusterRole"] } else { &["Role", "ClusterRole"] };
+        supported(&path.child("kind"), text(role, "kind"), kinds, &mut problems);
         let name = text(role, "name");
         if name.is_empty() {
             problems.push(FieldError::required(&path.child("name"), ""));
@@ -115,29 +115,31 @@ impl Binding {
         if empty(subject, "name") {
             problems.push(FieldError::required(&path.child("name"), ""));
         }
-        let (kind, group) = (text(subject, "kind"), text(subject, "apiGroup"));
+        let (kind, group, name) = (text(subject, "kind"), text(subject, "apiGroup"), text(subject, "name"));
         match kind {
             "ServiceAccount" => {
-                let name = text(subject, "name");
                 if !name.is_empty() {
                     problems.extend(named(&path.child("name"), name, names::is_dns1123_subdomain(name)));
                 }
                 if !group.is_empty() {
                     problems.push(FieldError::not_supported(&path.child("apiGroup"), group, &[""]));
                 }
-                if empty(subject, "namespace") {
+                // One in a namespace is of that namespace where it does not say.
+                if self.cluster && empty(subject, "namespace") {
                     problems.push(FieldError::required(&path.child("namespace"), ""));
                 }
             }
             "User" | "Group" => {
-                if group != GROUP {
-                    problems.push(FieldError::not_supported(&path.child("apiGroup"), group, &[GROUP]));
+                if name.is_empty() {
+                    let detail = format!("{} name cannot be empty", kind.to_lowercase());
+                    problems.push(FieldError::invalid(&path.child("name"), name, detail));
                 }
+                supported(&path.child("apiGroup"), group, &[GROUP], problems);
             }
             other => problems.push(FieldError::not_supported(
                 &path.child("kind"),
                 other,
-                &["Group", "ServiceAccount", "User"],
+                &["ServiceAccount", "User", "Group"],
             )),
         }
     }
@@ -165,9 +167,11 @@ mod tests {
             "roleRef": { "kind": "ClusterRole", "name": "view" },
             "subjects": [{ "kind": "User", "name": "jane" }, { "kind": "ServiceAccount", "name": "a" }],
         });
-        let strategy = Binding { cluster: false };
+        let strategy = Binding { cluster: true };
         strategy.defaults(&mut binding);
         assert_eq!(said(&strategy.validate(&binding)), ["subjects[1].namespace: Required value"]);
+        let strategy = Binding { cluster: false };
+        assert_eq!(said(&strategy.validate(&binding)), Vec::<String>::new());
         let mut other = binding.clone();
         other["roleRef"]["name"] = "edit".into();
         assert!(

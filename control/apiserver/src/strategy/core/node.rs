@@ -1,43 +1,70 @@
 //! Nodes.
 
+use super::affinity::EFFECTS;
 use super::resources;
 use crate::strategy::Strategy;
 use crate::strategy::networking::{NOT_A_CIDR, network};
-use crate::strategy::tools::{Problems, empty, indexed, map, named, one_of, strings, text};
+use crate::strategy::tools::{Problems, empty, in_step, indexed, items, map, named, one_of, some, text, within};
 use apimachinery::field::{FieldError, Path};
 use apimachinery::names;
 use serde_json::Value;
 use std::collections::BTreeSet;
-
-const EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "PreferNoSchedule"];
 
 /// The strategy of Nodes.
 #[derive(Debug)]
 pub(in crate::strategy) struct Node;
 
 impl Strategy for Node {
+    fn defaults(&self, node: &mut Value) {
+        within(node, "spec", |spec| {
+            in_step(spec, "podCIDR", "podCIDRs", Value::clone, |cidr| cidr);
+        });
+        within(node, "status", |status| {
+            if some(status, "allocatable").is_none()
+                && let Some(capacity) = some(status, "capacity").cloned()
+            {
+                status["allocatable"] = capacity;
+            }
+        });
+    }
+
     fn validate(&self, node: &Value) -> Problems {
         let mut problems = Vec::new();
-        let spec = &node["spec"];
-        taints(&Path::new("spec").child("taints"), spec, &mut problems);
-        let path = Path::new("spec").child("podCIDRs");
-        for (at, cidr) in strings(spec, "podCIDRs").enumerate() {
-            if network(cidr).is_none() {
-                problems.push(FieldError::invalid(&path.index(at), cidr, NOT_A_CIDR));
+        taints(node, &mut problems);
+        amounts(node, &mut problems);
+        let (path, cidrs) = (Path::new("spec").child("podCIDRs"), items(&node["spec"], "podCIDRs"));
+        let mut seen = BTreeSet::new();
+        let mut of_v6 = 0;
+        for (index, cidr) in cidrs.iter().filter_map(Value::as_str).enumerate() {
+            match network(cidr) {
+                Some((address, _)) => of_v6 += usize::from(address.is_ipv6()),
+                None => problems.push(FieldError::invalid(&path.index(index), cidr, NOT_A_CIDR)),
+            }
+            if !seen.insert(cidr) {
+                problems.push(FieldError::duplicate(&path.index(index), cidr));
             }
         }
-        amounts(node, &mut problems);
+        if cidrs.len() > 2 || (cidrs.len() == 2 && of_v6 != 1) {
+            let detail = "may specify no more than one CIDR for each IP family";
+            problems.push(FieldError::invalid(&path, cidrs.to_vec(), detail));
+        }
         problems
     }
 
     fn validate_update(&self, new: &Value, old: &Value) -> Problems {
-        let mut problems = self.validate(new);
-        let (new, old) = (&new["spec"], &old["spec"]);
-        for field in ["podCIDRs", "providerID"] {
-            if !empty(old, field) && new.get(field) != old.get(field) {
-                let detail = format!("node updates may not change {field} except from \"\" to valid");
-                problems.push(FieldError::forbidden(&Path::new("spec").child(field), detail));
+        let mut problems = Vec::new();
+        amounts(new, &mut problems);
+        let (path, after, before) = (Path::new("spec"), &new["spec"], &old["spec"]);
+        for (field, said) in [("podCIDRs", "podCIDR"), ("providerID", "providerID")] {
+            if !empty(before, field) && after.get(field) != before.get(field) {
+                let detail = format!("node updates may not change {said} except from \"\" to valid");
+                problems.push(FieldError::forbidden(&path.child(field), detail));
             }
+        }
+        if empty(before, "podCIDRs") && !empty(after, "podCIDRs") {
+            problems.extend(self.validate(new));
+        } else {
+            taints(new, &mut problems);
         }
         problems
     }
@@ -45,30 +72,50 @@ impl Strategy for Node {
     fn validate_status_update(&self, new: &Value, _old: &Value) -> Problems {
         let mut problems = Vec::new();
         amounts(new, &mut problems);
+        let mut seen = Vec::new();
+        for (path, address) in indexed(&new["status"], "addresses", &Path::new("status")) {
+            if seen.contains(&address) {
+                problems.push(FieldError::duplicate(&path, address.clone()));
+            }
+            seen.push(address);
+        }
         problems
+    }
+
+    fn warnings(&self, new: &Value, _old: Option<&Value>) -> Vec<String> {
+        let told = [
+            ("configSource", "spec.configSource: the feature is removed"),
+            ("externalID", "spec.externalID: this field is deprecated, and is unused by Kubernetes"),
+        ];
+        let there = told.into_iter().filter(|(field, _)| !empty(&new["spec"], field));
+        there.map(|(_, said)| said.to_owned()).collect()
     }
 }
 
 fn amounts(node: &Value, problems: &mut Problems) {
     for list in ["capacity", "allocatable"] {
         let path = Path::new("status").child(list);
-        for (name, value) in node.get("status").and_then(|status| map(status, list)).into_iter().flatten() {
-            let path = path.key(name.as_str());
-            problems.extend(named(&path, name, names::is_qualified_name(name)));
-            resources::quantity(&path, name, value, problems);
+        for (name, value) in map(&node["status"], list).into_iter().flatten() {
+            resources::quantity(&path.child(name.clone()), name, value, problems);
         }
     }
 }
 
-fn taints(path: &Path, spec: &Value, problems: &mut Problems) {
+// Upstream tells of taints as if they stood in the metadata, and clients have learned it.
+fn taints(node: &Value, problems: &mut Problems) {
     let mut seen = BTreeSet::new();
-    for (at, taint) in indexed(spec, "taints", &Path::new("spec")) {
+    for (path, taint) in indexed(&node["spec"], "taints", &Path::new("metadata")) {
         let (key, value, effect) = (text(taint, "key"), text(taint, "value"), text(taint, "effect"));
-        problems.extend(named(&at.child("key"), key, names::is_qualified_name(key)));
-        problems.extend(named(&at.child("value"), value, names::is_label_value(value)));
-        one_of(&at.child("effect"), effect, &EFFECTS, true, problems);
+        problems.extend(named(&path.child("key"), key, names::is_qualified_name(key)));
+        let wrong = names::is_label_value(value);
+        if !wrong.is_empty() {
+            problems.push(FieldError::invalid(&path.child("value"), value, wrong.join(";")));
+        }
+        one_of(&path.child("effect"), effect, &EFFECTS, true, problems);
         if !seen.insert((key, effect)) {
-            problems.push(FieldError::duplicate(path, taint.clone()));
+            let mut twice = FieldError::duplicate(&path, taint.clone());
+            twice.detail = "taints must be unique by key and effect pair".to_owned();
+            problems.push(twice);
         }
     }
 }
@@ -87,7 +134,22 @@ mod tests {
         );
         let twice =
             node(json!([{"key": "a", "effect": "NoSchedule"}, {"key": "a", "value": "b", "effect": "NoSchedule"}]));
-        assert_eq!(Node.validate(&twice).len(), 1);
+        assert_eq!(
+            Node.validate(&twice)[0].to_string(),
+            "metadata.taints[1]: Duplicate value: {\"effect\":\"NoSchedule\",\"key\":\"a\",\"value\":\"b\"}: taints must be unique by key and effect pair"
+        );
+    }
+
+    #[test]
+    fn the_first_pod_cidr_stands_twice() {
+        for spec in [json!({"podCIDR": "10.0.0.0/24"}), json!({"podCIDRs": ["10.0.0.0/24"]})] {
+            let mut node = json!({ "spec": spec });
+            Node.defaults(&mut node);
+            assert_eq!(node["spec"], json!({"podCIDR": "10.0.0.0/24", "podCIDRs": ["10.0.0.0/24"]}));
+            assert!(Node.validate(&node).is_empty());
+        }
+        let two = json!({ "spec": { "podCIDRs": ["10.0.0.0/24", "10.0.1.0/24"] } });
+        assert!(Node.validate(&two)[0].to_string().ends_with("may specify no more than one CIDR for each IP family"));
     }
 
     #[test]
