@@ -16,7 +16,6 @@ const STORE: &str = "etcd-0";
 /// Answers GET of one or of all.
 pub(super) async fn answer(call: &Call<'_>) -> Result<Response<ResponseBody>, Status> {
     let form = Form::negotiate(call.accept, call.query)?;
-    call.warnings.push("v1 ComponentStatus is deprecated in v1.19+");
     let revision = call.registry.inner.environment.store.current_revision().await;
     let object = component(STORE, revision.map(drop).map_err(|error| error.to_string()));
     let resource = call.served.resource;

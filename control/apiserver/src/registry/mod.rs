@@ -47,6 +47,7 @@ use crate::admission::Chain;
 use crate::auth::User;
 use crate::authz::Attributes;
 use crate::request::{Query, RequestContext, ResponseBody, Services, Verb, Warnings};
+use crate::strategy;
 use body::Expected;
 use options::{DeleteOptions, WriteOptions};
 use patch::Patch;
@@ -143,6 +144,9 @@ impl Registry {
             services: &ctx.services,
         };
         call.check_scope(&info.namespace)?;
+        if let Some(text) = strategy::deprecation(served.group(), served.name()) {
+            ctx.warnings.push(text);
+        }
         Box::pin(call.dispatch(&info.subresource, body)).await
     }
 

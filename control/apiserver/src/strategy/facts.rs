@@ -174,6 +174,15 @@ fn fields(group: &str, resource: &str) -> &'static [&'static str] {
     }
 }
 
+/// What every answer tells of an API that is on its way out.
+pub(crate) fn deprecation(group: &str, resource: &str) -> Option<&'static str> {
+    match (group, resource) {
+        ("", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+        ("", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        _ => None,
+    }
+}
+
 /// The facts of a resource. `has_status` tells whether it has a status subresource.
 pub(crate) fn facts(group: &str, resource: &str, has_status: bool) -> Facts {
     Facts {
