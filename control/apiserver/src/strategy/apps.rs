@@ -568,4 +568,34 @@ mod tests {
             ["spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\""]
         );
     }
+
+    #[test]
+    fn a_status_does_not_contradict_itself() {
+        let cases = [
+            (json!({}), ""),
+            (
+                json!({ "replicas": 3, "updatedReplicas": 2, "readyReplicas": 2, "availableReplicas": 1, "collisionCount": 2 }),
+                "",
+            ),
+            (
+                json!({ "replicas": 1, "collisionCount": 0 }),
+                "status.collisionCount: Invalid value: 0: cannot be decremented",
+            ),
+            (
+                json!({ "replicas": 1, "readyReplicas": 2, "collisionCount": 1 }),
+                "status.readyReplicas: Invalid value: 2: cannot be greater than status.replicas",
+            ),
+            (
+                json!({ "replicas": 1, "availableReplicas": 1, "observedGeneration": -1, "collisionCount": 1 }),
+                "status.observedGeneration: Invalid value: -1: must be greater than or equal to 0, \
+                 status.availableReplicas: Invalid value: 1: cannot be greater than readyReplicas",
+            ),
+        ];
+        for (status, expected) in cases {
+            let old = json!({ "status": if status == json!({}) { json!({}) } else { json!({ "collisionCount": 1 }) } });
+            let said = Deployment.validate_status_update(&json!({ "status": status }), &old);
+            let said: Vec<String> = said.iter().map(ToString::to_string).collect();
+            assert_eq!(said.join(", "), expected, "{status}");
+        }
+    }
 }

@@ -107,3 +107,38 @@ async fn node_ports_are_given_checked_and_run_out() {
     api.delete(&format!("{SERVICES}/s3")).await.ok();
     api.post(SERVICES, typed("none", json!([{"port": 80, "protocol": "TCP"}]))).await.ok();
 }
+
+#[tokio::test]
+async fn what_an_update_leaves_out_stays_by_the_name_of_the_port() {
+    let api = Api::new().await;
+    let port = |name: &str, port: u64| json!({"name": name, "port": port, "protocol": "TCP"});
+    let typed = |kind: &str, ports: Value| service("s", json!({"type": kind, "ports": ports}));
+    let made = api.post(SERVICES, typed("NodePort", json!([port("a", 80), port("b", 81)]))).await.ok();
+    let of = |service: &Value, index: usize| service["spec"]["ports"][index]["nodePort"].as_u64().unwrap();
+    let path = format!("{SERVICES}/s");
+    let moved = api.put(&path, &typed("NodePort", json!([port("b", 90), port("a", 91)]))).await.ok();
+    assert_eq!((of(&moved, 0), of(&moved, 1)), (of(&made, 1), of(&made, 0)));
+    // A node port of the client's choice is not given a second time to the port that had it.
+    let mut chosen = port("b", 90);
+    chosen["nodePort"] = of(&made, 0).into();
+    let moved = api.put(&path, &typed("NodePort", json!([chosen, port("a", 91)]))).await.ok();
+    assert_eq!(of(&moved, 0), of(&made, 0));
+    assert!(of(&moved, 1) != of(&made, 0));
+
+    let local = json!({"spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Local"}});
+    let checked = api.patch(&path, MERGE, local).await.ok();
+    let health = &checked["spec"]["healthCheckNodePort"];
+    assert!(health.is_u64());
+    let taken =
+        service("t", json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": health}));
+    let taken = api.post(SERVICES, taken).await;
+    assert_eq!(taken.error().0, 422);
+    assert_eq!(taken.json["details"]["causes"][0]["field"], "spec.healthCheckNodePort");
+    let hidden = api.patch(&path, MERGE, json!({"spec": {"type": "ClusterIP"}})).await.ok();
+    for field in ["healthCheckNodePort", "externalTrafficPolicy", "allocateLoadBalancerNodePorts"] {
+        assert!(hidden["spec"][field].is_null(), "{field}: {hidden}");
+    }
+    let two = service("two", json!({"clusterIP": "10.96.0.60", "clusterIPs": ["10.96.0.61"]}));
+    let two = api.post(SERVICES, two).await;
+    assert!(two.code == 422 && two.error().2.contains("first value must match `clusterIP`"), "{}", two.json);
+}

@@ -212,3 +212,14 @@ async fn the_store_is_a_component() {
     let table = api.table("/api/v1/componentstatuses").await.ok();
     assert_eq!(table["rows"][0]["cells"], json!(["etcd-0", "Healthy", "ok", ""]));
 }
+
+#[tokio::test]
+async fn a_deprecated_version_is_told_of_at_every_request() {
+    let api = Api::new().await;
+    let path = "/api/v1/namespaces/default/endpoints";
+    let told = ["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"];
+    assert_eq!(api.get(path).await.warnings, told);
+    assert_eq!(api.post(path, json!({"metadata": {"name": "a"}})).await.warnings, told);
+    assert_eq!(api.delete(&format!("{path}/a")).await.warnings, told);
+    assert!(api.get("/apis/discovery.k8s.io/v1/endpointslices").await.warnings.is_empty());
+}
