@@ -74,7 +74,11 @@ impl Call<'_> {
         }
         let problems = apply::check(&config, schema);
         if !problems.is_empty() {
-            let (what, why) = (managers::described(&config), problems.join("\n"));
+            let what = managers::described(&config);
+            let why = match &problems[..] {
+                [one] => one.clone(),
+                several => format!("errors:\n  {}", several.join("\n  ")),
+            };
             return Err(managers::refused(&format!("failed to create typed patch object ({what}): {why}")));
         }
         decode::check(schema, &mut config, options.write.validation)?;

@@ -170,6 +170,12 @@ async fn what_cannot_be_applied_says_why() {
             "failed to create typed patch object (default/m; /v1, Kind=ConfigMap): .unknownField: field not declared in schema"
         )
     );
+    unknown["another"] = "y".into();
+    assert_eq!(
+        api.apply(&path, "a", &unknown).await.error().2,
+        "failed to create typed patch object (default/m; /v1, Kind=ConfigMap): errors:\n  \
+         .another: field not declared in schema\n  .unknownField: field not declared in schema"
+    );
     let mut owned = config.clone();
     owned["metadata"]["managedFields"] = json!([]);
     assert_eq!(api.apply(&path, "a", &owned).await.error().2, "metadata.managedFields must be nil");
