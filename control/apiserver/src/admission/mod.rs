@@ -77,7 +77,7 @@ impl Attributes<'_> {
     /// 403 for this request.
     pub(crate) fn forbidden(&self, message: impl std::fmt::Display) -> Status {
         let generated = meta::generate_name(&self.object);
-        let name = if self.name.is_empty() { generated } else { &self.name };
+        let name = [&self.name, generated].into_iter().find(|name| !name.is_empty()).unwrap_or("Unknown");
         Status::forbidden(self.group, self.resource, name, message)
     }
 }

@@ -6,8 +6,8 @@ use super::Strategy;
 use super::core::{default_pod_spec, validate_template, warnings};
 use super::plain::Plain;
 use super::tools::{
-    Problems, default_to, empty, immutable, int, keep, label_selector, made, non_negative, one_of, selects, some, text,
-    within,
+    Problems, always, default_to, empty, immutable, int, keep, label_selector, made, non_negative, one_of, selects,
+    some, text,
 };
 use apimachinery::field::{FieldError, Path};
 use apimachinery::meta;
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 /// Fills in the pod template of a workload's spec.
 pub(super) fn template_defaults(spec: &mut Value) {
-    within(spec, "template", |template| within(template, "spec", default_pod_spec));
+    always(spec, "template", |template| always(template, "spec", default_pod_spec));
 }
 
 /// What every workload with a selector and a template shares. `kind` is the one that messages name.
@@ -112,7 +112,7 @@ pub(super) struct Deployment;
 
 impl Strategy for Deployment {
     fn defaults(&self, deployment: &mut Value) {
-        within(deployment, "spec", |spec| {
+        always(deployment, "spec", |spec| {
             default_to(spec, "replicas", 1);
             default_to(spec, "revisionHistoryLimit", 10);
             default_to(spec, "progressDeadlineSeconds", 600);
@@ -237,7 +237,7 @@ pub(super) struct ReplicaSet;
 
 impl Strategy for ReplicaSet {
     fn defaults(&self, set: &mut Value) {
-        within(set, "spec", |spec| {
+        always(set, "spec", |spec| {
             default_to(spec, "replicas", 1);
             template_defaults(spec);
         });
@@ -274,7 +274,7 @@ pub(super) struct ReplicationController;
 
 impl Strategy for ReplicationController {
     fn defaults(&self, controller: &mut Value) {
-        within(controller, "spec", |spec| {
+        always(controller, "spec", |spec| {
             default_to(spec, "replicas", 1);
             let labels = spec.pointer("/template/metadata/labels").cloned();
             if empty(spec, "selector")
@@ -282,7 +282,10 @@ impl Strategy for ReplicationController {
             {
                 spec["selector"] = labels;
             }
-            template_defaults(spec);
+            // Here a missing template is told from an empty one.
+            if some(spec, "template").is_some() {
+                template_defaults(spec);
+            }
         });
     }
 
@@ -321,7 +324,7 @@ pub(super) struct StatefulSet;
 
 impl Strategy for StatefulSet {
     fn defaults(&self, set: &mut Value) {
-        within(set, "spec", |spec| {
+        always(set, "spec", |spec| {
             default_to(spec, "replicas", 1);
             default_to(spec, "revisionHistoryLimit", 10);
             default_to(spec, "podManagementPolicy", "OrderedReady");
@@ -408,7 +411,7 @@ pub(super) struct DaemonSet;
 
 impl Strategy for DaemonSet {
     fn defaults(&self, set: &mut Value) {
-        within(set, "spec", |spec| {
+        always(set, "spec", |spec| {
             default_to(spec, "revisionHistoryLimit", 10);
             let update = made(spec, "updateStrategy");
             default_to(update, "type", "RollingUpdate");
@@ -471,11 +474,7 @@ impl Strategy for PodTemplate {
 
     fn validate(&self, object: &Value) -> Problems {
         let mut problems = Vec::new();
-        let path = Path::new("template");
-        match some(object, "template") {
-            Some(template) => validate_template(&path, template, &mut problems),
-            None => problems.push(FieldError::required(&path, "")),
-        }
+        validate_template(&Path::new("template"), &object["template"], &mut problems);
         problems
     }
 
@@ -549,6 +548,14 @@ mod tests {
     #[test]
     fn deployments() {
         assert_eq!(deployment(|_| ()), Vec::<String>::new());
+        assert_eq!(
+            deployment(|spec| *spec = json!({})),
+            [
+                "spec.selector: Required value",
+                "spec.template.metadata.labels: Invalid value: null: `selector` does not match template `labels`",
+                "spec.template.spec.containers: Required value",
+            ]
+        );
         assert_eq!(
             deployment(|spec| spec["template"]["metadata"]["labels"] = json!({ "app": "b" })),
             [

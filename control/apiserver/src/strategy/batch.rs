@@ -8,7 +8,7 @@ use super::Strategy;
 use super::apps::{pods_warnings, template_defaults};
 use super::core::validate_template;
 use super::tools::{
-    Problems, default_to, empty, flag, immutable, int, keep, made, non_negative, one_of, some, text, within,
+    Problems, always, default_to, empty, flag, immutable, int, keep, made, non_negative, one_of, some, text, within,
 };
 
 /// The names of a job's pods' labels, with their predecessors.
@@ -21,7 +21,7 @@ pub(super) struct Job;
 
 impl Strategy for Job {
     fn defaults(&self, job: &mut Value) {
-        within(job, "spec", job_spec);
+        always(job, "spec", job_spec);
         let labels = job.pointer("/spec/template/metadata/labels").cloned();
         if let Some(labels) = labels
             && job.pointer("/metadata/labels").is_none_or(|own| own.as_object().is_none_or(serde_json::Map::is_empty))
@@ -37,7 +37,7 @@ impl Strategy for Job {
         }
         // The pods are told apart by what only this job has.
         let (uid, name) = (meta::uid(job).to_owned(), meta::name(job).to_owned());
-        within(job, "spec", |spec| {
+        always(job, "spec", |spec| {
             let labels = made(made(made(spec, "template"), "metadata"), "labels");
             for (label, value) in
                 [(UID_LABEL, &uid), ("controller-uid", &uid), (NAME_LABEL, &name), ("job-name", &name)]
@@ -160,12 +160,12 @@ pub(super) struct CronJob;
 
 impl Strategy for CronJob {
     fn defaults(&self, job: &mut Value) {
-        within(job, "spec", |spec| {
+        always(job, "spec", |spec| {
             default_to(spec, "concurrencyPolicy", "Allow");
             default_to(spec, "suspend", false);
             default_to(spec, "successfulJobsHistoryLimit", 3);
             default_to(spec, "failedJobsHistoryLimit", 1);
-            within(spec, "jobTemplate", |template| within(template, "spec", template_defaults));
+            always(spec, "jobTemplate", |template| always(template, "spec", template_defaults));
         });
     }
 

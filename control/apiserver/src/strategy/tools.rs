@@ -81,6 +81,11 @@ pub(super) fn made<'a>(object: &'a mut Value, key: &str) -> &'a mut Value {
     &mut object[key]
 }
 
+/// Applies to a part that is there even where the client has left it out.
+pub(super) fn always(object: &mut Value, key: &str, apply: impl FnOnce(&mut Value)) {
+    apply(made(object, key));
+}
+
 /// Applies to each item of a list field.
 pub(super) fn each_mut(object: &mut Value, key: &str, apply: impl FnMut(&mut Value)) {
     if let Some(list) = object.get_mut(key).and_then(Value::as_array_mut) {

@@ -3,7 +3,7 @@
 use super::{container, pod_defaults, pod_spec, warnings};
 use crate::strategy::Strategy;
 use crate::strategy::tools::{
-    Problems, changed, each_mut, empty, in_step, indexed, int, items, keep, some, text, within,
+    Problems, always, changed, each_mut, empty, in_step, indexed, int, items, keep, some, text, within,
 };
 use apimachinery::field::{FieldError, Path};
 use apimachinery::meta;
@@ -15,7 +15,7 @@ pub(in crate::strategy) struct Pod;
 
 impl Strategy for Pod {
     fn defaults(&self, pod: &mut Value) {
-        within(pod, "spec", pod_defaults::pod);
+        always(pod, "spec", pod_defaults::pod);
         within(pod, "status", |status| {
             in_step(status, "podIP", "podIPs", |item| item["ip"].clone(), |ip| json!({ "ip": ip }));
         });

@@ -5,8 +5,8 @@ use super::warnings;
 use crate::strategy::Strategy;
 use crate::strategy::networking::{NOT_A_CIDR, network};
 use crate::strategy::tools::{
-    Problems, changed, default_to, each_mut, empty, indexed, int, items, keep, labels, map, named, one_of, port_number,
-    port_number_or_name, some, strings, supported, text, within,
+    Problems, always, changed, default_to, each_mut, empty, indexed, int, items, keep, labels, map, named, one_of,
+    port_number, port_number_or_name, some, strings, supported, text, within,
 };
 use apimachinery::field::{FieldError, Path};
 use apimachinery::{meta, names};
@@ -25,7 +25,7 @@ pub(in crate::strategy) struct Service;
 
 impl Strategy for Service {
     fn defaults(&self, service: &mut Value) {
-        within(service, "spec", spec_defaults);
+        always(service, "spec", spec_defaults);
         if text(&service["spec"], "type") == "LoadBalancer" {
             within(service, "status", |status| {
                 within(status, "loadBalancer", |balancer| {
