@@ -39,8 +39,8 @@ const SCHEMA: &str = "
     INSERT INTO history VALUES (1);
 ";
 
-const RESTORE: &str = "It was left as it is: move it away and restore a backup (`keelson restore`), or start with another \
-                       --data-dir";
+const RESTORE: &str = "It was left as it is: put a sound copy in its place, move it away to begin with an empty one, or start \
+                       with another --data-dir";
 
 /// A database that may be written to.
 pub(super) struct Opened {
@@ -143,11 +143,11 @@ fn inspect(path: &Path) -> Result<bool> {
             let read = Read::by_ref(&mut file).take(100).read_to_end(&mut header);
             read.and_then(|_| file.metadata()).map_err(|error| io_error(path, "reading", &error))?.len()
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
         Err(error) => return Err(io_error(path, "opening", &error)),
     };
     if length == 0 {
-        return Ok(true);
+        return without_log(path).map(|()| true);
     }
     if !header.starts_with(MAGIC) || header.len() < 100 {
         return Err(damaged(path, "it is not an SQLite database".to_owned()));
@@ -160,6 +160,26 @@ fn inspect(path: &Path) -> Result<bool> {
         connection = open(OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     }
     inspect_database(path, &connection, length)
+}
+
+/// A new database has no log yet. One that is there was written for another file, and SQLite would delete it.
+fn without_log(path: &Path) -> Result<()> {
+    let log = beside(path, "-wal");
+    match fs::metadata(&log) {
+        Ok(file) if file.len() > 0 => Err(StoreError::Corrupt {
+            path: path.to_path_buf(),
+            problem: format!("it is missing or empty, but its log {} is there", log.display()),
+            remedy: "Put it back, or remove the log to begin with an empty one",
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The path with something behind its name.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 fn inspect_database(path: &Path, connection: &Connection, length: u64) -> Result<bool> {
@@ -196,9 +216,7 @@ fn inspect_database(path: &Path, connection: &Connection, length: u64) -> Result
 
 /// Two processes on one database would each have their own idea of the newest revision.
 fn take_lock(path: &Path) -> Result<File> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let lock_path = PathBuf::from(name);
+    let lock_path = beside(path, ".lock");
     let mut file = OpenOptions::new()
         .create(true)
         .truncate(false)

@@ -78,6 +78,28 @@ async fn an_empty_file_is_a_new_database() {
     assert_eq!(store.current_revision().await.unwrap(), 1);
 }
 
+/// Somebody moved the database and left its log behind, which has what was written last.
+#[tokio::test]
+async fn a_log_without_its_database_is_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, log) = (directory.path().join("state.db"), directory.path().join("state.db-wal"));
+    let store = open(&directory);
+    store.put("/k", text("1"), Expect::Any, None).await.unwrap();
+    let bytes = fs::read(&log).unwrap();
+    store.close().await;
+    for empty in [false, true] {
+        if empty {
+            fs::write(&path, "").unwrap();
+        } else {
+            fs::remove_file(&path).unwrap();
+        }
+        fs::write(&log, &bytes).unwrap();
+        let error = SqliteStore::open(&path, &SqliteOptions::default()).err().unwrap().to_string();
+        assert!(error.contains("missing or empty") && error.contains("state.db-wal"), "{error}");
+        assert!(fs::read(&log).unwrap() == bytes, "the log was changed");
+    }
+}
+
 #[tokio::test]
 async fn nothing_is_acknowledged_that_a_deleted_file_would_lose() {
     let directory = tempfile::tempdir().unwrap();
