@@ -32,11 +32,13 @@ impl Footprint {
         }
     }
 
-    /// Writes it down, before the first trace is made.
+    /// Writes it down, before the first trace is made. What is there already stays as it is: on a full disk it could be lost.
     pub(crate) fn write(&self, data_dir: &Path) -> anyhow::Result<()> {
-        let path = data_dir.join(FILE);
+        if matches!(Self::read(data_dir), Ok(Some(there)) if there == *self) {
+            return Ok(());
+        }
         let text = serde_json::to_string_pretty(self)?;
-        std::fs::write(&path, text).with_context(|| format!("{}: cannot be written", path.display()))
+        Ok(apiserver::pki::write_private(&data_dir.join(FILE), text.as_bytes())?)
     }
 
     /// Reads it back; `None` where no server ever ran with this data directory.

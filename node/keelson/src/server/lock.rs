@@ -38,9 +38,11 @@ pub(crate) fn take(data_dir: &Path) -> anyhow::Result<DataDirLock> {
         }
         Err((_, error)) => return Err(error).with_context(at),
     };
-    lock.set_len(0)
-        .and_then(|()| lock.rewind())
-        .and_then(|()| writeln!(lock, "{}", std::process::id()))
+    // Over what an earlier server left, which a full disk has room for, and then cut off.
+    let pid = format!("{}\n", std::process::id());
+    lock.rewind()
+        .and_then(|()| lock.write_all(pid.as_bytes()))
+        .and_then(|()| lock.set_len(pid.len() as u64))
         .with_context(at)?;
     Ok(DataDirLock { _lock: lock })
 }
