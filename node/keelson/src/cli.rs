@@ -5,6 +5,7 @@
 //! types, checks and messages serves all three.
 
 use crate::config::ConfigFile;
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -80,7 +81,7 @@ pub(crate) struct ServerArgs {
     #[arg(long, env = "KEELSON_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Everything that Keelson keeps
-    #[arg(long, env = "KEELSON_DATA_DIR", default_value = "/var/lib/keelson", value_name = "DIR")]
+    #[arg(long, env = "KEELSON_DATA_DIR", default_value = "/var/lib/keelson", value_parser = path(), value_name = "DIR")]
     pub data_dir: PathBuf,
     /// Name of this node [default: the host's name]
     #[arg(long, env = "KEELSON_NODE_NAME", value_name = "NAME")]
@@ -104,7 +105,7 @@ pub(crate) struct ServerArgs {
     #[arg(long, env = "KEELSON_CONTAINER_RUNTIME_ENDPOINT", value_name = "unix:///PATH")]
     pub container_runtime_endpoint: Option<String>,
     /// resolv.conf that pods and the cluster DNS forward to [default: the host's, or the one behind its local stub]
-    #[arg(long, env = "KEELSON_RESOLV_CONF", value_name = "FILE")]
+    #[arg(long, env = "KEELSON_RESOLV_CONF", value_parser = path(), value_name = "FILE")]
     pub resolv_conf: Option<PathBuf>,
     /// Leave a component out; may be repeated
     #[arg(long, env = "KEELSON_DISABLE", value_enum, value_delimiter = ',', value_name = "COMPONENT")]
@@ -143,7 +144,7 @@ pub(crate) struct ServerArgs {
     #[arg(long, env = "KEELSON_DATASTORE", default_value = "sqlite", value_name = "sqlite|memory")]
     pub datastore: crate::config::Datastore,
     /// Copy of the administrator's kubeconfig to write, 0600
-    #[arg(long, env = "KEELSON_WRITE_KUBECONFIG", value_name = "FILE")]
+    #[arg(long, env = "KEELSON_WRITE_KUBECONFIG", value_parser = path(), value_name = "FILE")]
     pub write_kubeconfig: Option<PathBuf>,
     #[command(flatten)]
     pub log: LogArgs,
@@ -160,7 +161,7 @@ pub(crate) enum Output {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct CheckArgs {
     /// Data directory whose file system is checked
-    #[arg(long, env = "KEELSON_DATA_DIR", default_value = "/var/lib/keelson", value_name = "DIR")]
+    #[arg(long, env = "KEELSON_DATA_DIR", default_value = "/var/lib/keelson", value_parser = path(), value_name = "DIR")]
     pub data_dir: PathBuf,
     /// Port that the API server will listen on
     #[arg(long, env = "KEELSON_PORT", default_value_t = 6443, value_parser = clap::value_parser!(u16).range(1..), value_name = "PORT")]
@@ -196,7 +197,7 @@ pub(crate) struct DatapathArgs {
     #[arg(value_enum)]
     pub table: DatapathTable,
     /// Data directory of the node
-    #[arg(long, env = "KEELSON_DATA_DIR", default_value = "/var/lib/keelson", value_name = "DIR")]
+    #[arg(long, env = "KEELSON_DATA_DIR", default_value = "/var/lib/keelson", value_parser = path(), value_name = "DIR")]
     pub data_dir: PathBuf,
     /// Form of the answer
     #[arg(short, long, value_enum, default_value = "table")]
@@ -223,7 +224,7 @@ pub(crate) struct CompletionArgs {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct UninstallArgs {
     /// Data directory of the node to remove
-    #[arg(long, env = "KEELSON_DATA_DIR", default_value = "/var/lib/keelson", value_name = "DIR")]
+    #[arg(long, env = "KEELSON_DATA_DIR", default_value = "/var/lib/keelson", value_parser = path(), value_name = "DIR")]
     pub data_dir: PathBuf,
     /// Do not ask
     #[arg(long)]
@@ -242,6 +243,11 @@ pub(crate) struct AwaitArgs {
     /// Seconds to wait
     #[arg(long, default_value_t = 180, value_name = "SECONDS")]
     pub timeout: u64,
+}
+
+/// A path that means the same to every process that it is handed on to, wherever that one runs.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    PathBufValueParser::new().try_map(std::path::absolute)
 }
 
 /// A command line that could not be used, or one that asked for help.

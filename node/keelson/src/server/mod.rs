@@ -25,13 +25,15 @@ use tokio_util::task::TaskTracker;
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
 
 /// Runs until SIGTERM or SIGINT. Containers, containerd, eBPF programs and cluster DNS go on.
-pub(crate) fn run(settings: Settings) -> anyhow::Result<()> {
+pub(crate) fn run(mut settings: Settings) -> anyhow::Result<()> {
     crate::logging::init(&settings.args.log);
     ensure!(
         settings.args.no_node || nix::unistd::geteuid().is_root(),
         "a node must be run as root; --no-node runs the control plane alone"
     );
     make_directories(settings.data_dir())?;
+    // The kernel's table of mounts knows no symbolic links.
+    settings.args.data_dir = settings.data_dir().canonicalize().context("--data-dir")?;
     let _data_dir = lock::take(settings.data_dir())?;
     let _network = if settings.args.no_node { None } else { Some(lock::take_network(lock::NODE)?) };
     install_crypto_provider()?;

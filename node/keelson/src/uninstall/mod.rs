@@ -16,22 +16,28 @@ use std::path::Path;
 
 /// Removes processes, containers, mounts, links, BPF pins, control groups and files, in this order.
 pub(crate) fn run(args: &UninstallArgs) -> anyhow::Result<()> {
-    let data_dir = &args.data_dir;
     if !nix::unistd::geteuid().is_root() {
         bail!("uninstall must run as root");
     }
-    if !data_dir.exists() {
-        println!("nothing to remove: {} is not there", data_dir.display());
+    // As the server had it: the kernel's table of mounts knows no symbolic links.
+    let Ok(data_dir) = args.data_dir.canonicalize() else {
+        println!("nothing to remove: {} is not there", args.data_dir.display());
         return Ok(());
-    }
-    let Some(footprint) = Footprint::read(data_dir)? else {
-        return remove_control_plane(args);
     };
-    if !args.yes && !confirmed(data_dir, &footprint)? {
+    let data_dir = &data_dir;
+    match Footprint::read(data_dir)? {
+        Some(footprint) => remove_node(data_dir, &footprint, args)?,
+        None => remove_control_plane(data_dir, args)?,
+    }
+    if args.data_dir.is_symlink() { remove_file(&args.data_dir) } else { Ok(()) }
+}
+
+fn remove_node(data_dir: &Path, footprint: &Footprint, args: &UninstallArgs) -> anyhow::Result<()> {
+    if !args.yes && !confirmed(data_dir, footprint)? {
         bail!("nothing removed");
     }
-    end_processes(data_dir, &footprint)?;
-    remove_network(data_dir, &footprint)?;
+    end_processes(data_dir, footprint)?;
+    remove_network(data_dir, footprint)?;
     mounts::unmount_below(data_dir)?;
     cgroups::remove(&footprint.cgroup_root)?;
     if let Some(copy) = &footprint.kubeconfig_copy {
@@ -46,19 +52,27 @@ pub(crate) fn run(args: &UninstallArgs) -> anyhow::Result<()> {
 }
 
 /// A server with `--no-node`, or one that ended before its node began, leaves nothing but its files.
-fn remove_control_plane(args: &UninstallArgs) -> anyhow::Result<()> {
-    let data_dir = &args.data_dir;
-    let ours = ["db", "pki", "run"].iter().any(|name| data_dir.join(name).exists());
-    if !ours && !args.yes {
-        bail!("{} does not look like a data directory of keelson; --yes removes it all the same", data_dir.display());
+fn remove_control_plane(data_dir: &Path, args: &UninstallArgs) -> anyhow::Result<()> {
+    if !is_ours(data_dir)? {
+        bail!("{} does not look like a data directory of keelson, and is left alone", data_dir.display());
     }
     if !args.yes && !ask(&format!("Remove {}?", data_dir.display()))? {
         bail!("nothing removed");
     }
     processes::end_server(data_dir)?;
+    // There should be none, but what is mounted is not ours to remove.
+    mounts::unmount_below(data_dir)?;
     remove_files(data_dir)?;
     println!("removed {}", data_dir.display());
     Ok(())
+}
+
+/// Whether a server ran here, or nothing is here but what the installer or the first moments of a start put here.
+fn is_ours(data_dir: &Path) -> anyhow::Result<bool> {
+    const FIRST: [&str; 5] = ["db", "images", "manifests", "pki", "run"];
+    let mut entries = std::fs::read_dir(data_dir).with_context(|| format!("{}: cannot be read", data_dir.display()))?;
+    let known = entries.all(|entry| entry.is_ok_and(|entry| FIRST.iter().any(|name| entry.file_name() == *name)));
+    Ok(known || data_dir.join("run/keelson.pid").exists())
 }
 
 fn confirmed(data_dir: &Path, footprint: &Footprint) -> anyhow::Result<bool> {
@@ -115,5 +129,32 @@ fn remove_file(path: &Path) -> anyhow::Result<()> {
             Err(error).with_context(|| format!("{}: cannot be removed", path.display()))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_data_directory_is_removed() {
+        for (what, entries, ours) in [
+            ("empty", &[][..], true),
+            ("installed, never started", &["images/web.tar"], true),
+            ("a start that failed at once", &["db/state.db", "run/x"], true),
+            ("a server's, with a stranger's file", &["run/keelson.pid", "notes"], true),
+            ("somebody else's", &["run/other.pid", "lib/x"], false),
+        ] {
+            let parent = tempfile::tempdir().unwrap();
+            let data_dir = parent.path().join("data");
+            std::fs::create_dir(&data_dir).unwrap();
+            for entry in entries {
+                std::fs::create_dir_all(data_dir.join(entry).parent().unwrap()).unwrap();
+                std::fs::write(data_dir.join(entry), "").unwrap();
+            }
+            let args = UninstallArgs { data_dir: data_dir.clone(), yes: true };
+            assert_eq!(remove_control_plane(&data_dir, &args).is_ok(), ours, "{what}");
+            assert_eq!(data_dir.exists(), !ours, "{what}");
+        }
     }
 }
