@@ -263,6 +263,14 @@ impl Failure {
         Self { message: format!("keelson: {message}"), code: 2 }
     }
 
+    /// The same, with where the mistake is.
+    fn within(self, place: &str) -> Self {
+        match self.message.strip_prefix("keelson: ") {
+            Some(message) => Self { message: format!("keelson: {place}: {message}"), ..self },
+            None => self,
+        }
+    }
+
     /// Prints the message where it belongs and gives the exit code: 0 for help, 2 for a mistake.
     pub(crate) fn report(self) -> ExitCode {
         if self.code == 0 {
@@ -312,12 +320,30 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command,
     let first = from_matches(&args)?;
     let Command::Server(server) = &first else { return Ok(first) };
     let Some(file) = config_file(server)? else { return Ok(first) };
-    from_matches(&with_file(&args, &file)?)
+    // What was right without the file is wrong because of it.
+    from_matches(&with_file(&args, &file)?).map_err(|failure| failure.within(&file.path().display().to_string()))
 }
 
 fn from_matches(args: &[OsString]) -> Result<Command, Failure> {
-    let matches = Cli::command().args_override_self(true).try_get_matches_from(args)?;
+    let matches =
+        Cli::command().args_override_self(true).try_get_matches_from(args).map_err(|error| {
+            match variable(&error, args) {
+                Some(variable) => Failure::from(error).within(&variable),
+                None => error.into(),
+            }
+        })?;
     Ok(Cli::from_arg_matches(&matches)?.command)
+}
+
+/// The environment variable that a wrong value came from, where no flag gave it.
+fn variable(error: &clap::Error, args: &[OsString]) -> Option<String> {
+    use clap::error::{ContextKind, ContextValue};
+    let Some(ContextValue::String(arg)) = error.get(ContextKind::InvalidArg) else { return None };
+    let flag = arg.split_whitespace().next()?;
+    let gives = |word: &str| word.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('='));
+    let variable = format!("KEELSON_{}", flag.trim_start_matches('-').replace('-', "_").to_uppercase());
+    let given = args.iter().filter_map(|arg| arg.to_str()).any(gives);
+    (!given && std::env::var_os(&variable).is_some()).then_some(variable)
 }
 
 fn config_file(server: &ServerArgs) -> Result<Option<ConfigFile>, Failure> {
@@ -426,8 +452,10 @@ mod tests {
     fn file_mistakes_name_the_file_and_the_key() {
         let cases = [
             ("prot: 1\n", "2|keelson: FILE: unknown key 'prot'; known keys: data-dir,"),
-            ("port: seven\n", "2|keelson: invalid value 'seven' for '--port <PORT>'"),
+            ("port: seven\n", "2|keelson: FILE: invalid value 'seven' for '--port <PORT>'"),
+            ("disable: [dns, dnss]\n", "2|keelson: FILE: invalid value 'dnss' for '--disable <COMPONENT>'"),
             ("no-node: 3\n", "2|keelson: FILE: 'no-node' must be true or false, not '3'"),
+            ("port: [1, 2]\n", "2|keelson: FILE: 'port' takes one value, not 2"),
             ("[1, 2]\n", "2|keelson: FILE: must be a map of settings"),
             ("port: {a: 1}\n", "2|keelson: FILE: 'port' must be a value or a list of values"),
         ];

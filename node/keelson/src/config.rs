@@ -30,6 +30,16 @@ impl Cidr {
         (u64::from(n) < size).then(|| Ipv4Addr::from(u32::from(self.base) + n))
     }
 
+    /// The network's own address.
+    pub(crate) fn first(self) -> Ipv4Addr {
+        self.base
+    }
+
+    /// The network's broadcast address.
+    pub(crate) fn last(self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::from(self.base) | (u32::MAX >> self.prefix))
+    }
+
     /// Whether the address lies in the network.
     pub(crate) fn contains(self, address: Ipv4Addr) -> bool {
         let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);
@@ -194,13 +204,16 @@ impl ConfigFile {
     /// One entry as command line flags.
     ///
     /// # Errors
-    /// A switch that is given something else than true or false.
+    /// A switch that is given something else than true or false; several values where one is wanted.
     pub(crate) fn flags(
         &self,
         key: &str,
         values: &[String],
         action: &clap::ArgAction,
     ) -> Result<Vec<OsString>, String> {
+        if matches!(action, clap::ArgAction::Set) && values.len() != 1 {
+            return Err(format!("{}: '{key}' takes one value, not {}", self.path.display(), values.len()));
+        }
         if action.takes_values() {
             return Ok(values.iter().map(|value| format!("--{key}={value}").into()).collect());
         }

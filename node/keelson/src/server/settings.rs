@@ -1,10 +1,10 @@
 //! What `keelson server` runs with: the flags, checked against each other, with what they leave open filled in.
 
-use crate::cli::{Component, ServerArgs};
+use crate::cli::{self, ServerArgs};
 use crate::config::usable_node_address;
 use anyhow::{Context, bail, ensure};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// The stub resolver's own view of the real servers, where systemd-resolved runs.
 const RESOLVED_UPSTREAM: &str = "/run/systemd/resolve/resolv.conf";
@@ -28,15 +28,10 @@ impl Settings {
         check_ranges(&args)?;
         let node_name = node_name(&args)?;
         let node_ip = node_ip(&args)?;
-        let cluster_dns = match args.cluster_dns {
-            Some(address) => address,
-            None => IpAddr::V4(args.service_cidr.nth(10).context("--service-cidr holds fewer than eleven addresses")?),
-        };
-        match cluster_dns {
-            IpAddr::V4(address) if args.service_cidr.contains(address) => {}
-            other => bail!("--cluster-dns: {other} is not in --service-cidr {}", args.service_cidr),
-        }
+        let cluster_dns = cluster_dns(&args)?;
         check_domain(&args.cluster_domain)?;
+        check_names(&args.tls_san)?;
+        check_paths(&args)?;
         let resolv_conf = match &args.resolv_conf {
             Some(path) => {
                 std::fs::File::open(path)
@@ -49,7 +44,7 @@ impl Settings {
     }
 
     /// Whether the component is to run.
-    pub(crate) fn enabled(&self, component: Component) -> bool {
+    pub(crate) fn enabled(&self, component: cli::Component) -> bool {
         !self.args.disable.contains(&component)
     }
 
@@ -77,6 +72,52 @@ fn check_ranges(args: &ServerArgs) -> anyhow::Result<()> {
         "--max-pods {} does not fit a /{mask} per node, which has {room} addresses for pods; lower it or --node-cidr-mask",
         args.max_pods
     );
+    Ok(())
+}
+
+fn cluster_dns(args: &ServerArgs) -> anyhow::Result<IpAddr> {
+    let range = args.service_cidr;
+    let Some(chosen) = args.cluster_dns else {
+        let tenth = range.nth(10).context("--service-cidr holds fewer than eleven addresses; give a wider one")?;
+        return Ok(IpAddr::V4(tenth));
+    };
+    match chosen {
+        IpAddr::V4(address) if range.contains(address) => {
+            // The network's own, the `kubernetes` Service's, and the broadcast address.
+            let taken = [Some(range.first()), range.nth(1), Some(range.last())].contains(&Some(address));
+            ensure!(
+                !taken,
+                "--cluster-dns: {address} is taken in --service-cidr {range}; choose another address of it"
+            );
+        }
+        other => bail!("--cluster-dns: {other} is not in --service-cidr {range}"),
+    }
+    Ok(chosen)
+}
+
+/// What a certificate can be for.
+fn check_names(names: &[String]) -> anyhow::Result<()> {
+    use apimachinery::names::{is_dns1123_subdomain, is_wildcard_dns1123_subdomain};
+    for name in names {
+        let known = name.parse::<IpAddr>().is_ok()
+            || is_dns1123_subdomain(name).is_empty()
+            || is_wildcard_dns1123_subdomain(name).is_empty();
+        ensure!(known, "--tls-san: '{name}' is neither an address nor a DNS name in lower case");
+    }
+    Ok(())
+}
+
+fn check_paths(args: &ServerArgs) -> anyhow::Result<()> {
+    let root = Path::new(&args.cgroup_root);
+    let plain = root.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    ensure!(
+        root.has_root() && plain,
+        "--cgroup-root: '{}' is no control group; give a path such as /keelson",
+        args.cgroup_root
+    );
+    if let Some(endpoint) = &args.container_runtime_endpoint {
+        cri::socket_path(endpoint).context("--container-runtime-endpoint")?;
+    }
     Ok(())
 }
 
@@ -153,7 +194,7 @@ fn default_resolv_conf() -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::{self, Command};
+    use crate::cli::Command;
 
     fn settings(flags: &str) -> Result<Settings, String> {
         let words = format!("keelson server --no-node --node-name n1 --node-ip 192.0.2.7 {flags}");
@@ -167,7 +208,7 @@ mod tests {
     fn defaults() {
         let settings = settings("").unwrap();
         assert_eq!(settings.cluster_dns.to_string(), "10.96.0.10");
-        assert!(settings.enabled(Component::Dns));
+        assert!(settings.enabled(cli::Component::Dns));
     }
 
     #[test]
@@ -176,6 +217,14 @@ mod tests {
             ("--cluster-cidr 10.96.0.0/12", "--cluster-cidr 10.96.0.0/12 overlaps --service-cidr 10.96.0.0/16"),
             ("--node-cidr-mask 12", "--node-cidr-mask 12 is wider than --cluster-cidr 10.244.0.0/16"),
             ("--cluster-dns 10.97.0.10", "--cluster-dns: 10.97.0.10 is not in --service-cidr 10.96.0.0/16"),
+            ("--cluster-dns 10.96.0.1", "--cluster-dns: 10.96.0.1 is taken in --service-cidr 10.96.0.0/16"),
+            ("--cluster-dns 10.96.255.255", "--cluster-dns: 10.96.255.255 is taken"),
+            ("--service-cidr 10.96.0.0/29", "--service-cidr holds fewer than eleven addresses"),
+            ("--tls-san https://a.example", "--tls-san: 'https://a.example' is neither an address nor a DNS name"),
+            ("--tls-san *.example,", "--tls-san: '' is neither"),
+            ("--cgroup-root k", "--cgroup-root: 'k' is no control group"),
+            ("--cgroup-root /a/../..", "--cgroup-root: '/a/../..' is no control group"),
+            ("--container-runtime-endpoint tcp://h:1", "--container-runtime-endpoint: "),
             ("--node-name Web_1", "--node-name: 'Web_1' cannot be a node's name"),
             ("--node-ip 127.0.0.1", "--node-ip: 127.0.0.1 cannot be a node's address"),
             ("--cluster-domain a..b", "--cluster-domain: 'a..b' cannot be a domain"),
