@@ -34,8 +34,35 @@ pub(crate) async fn run(registry: &Registry) -> Result<(), Failure> {
     ensure_all(registry, &user, cluster_objects(registry.config())).await?;
     let allocators =
         registry.allocators().await.map_err(|status| ("build the pools of service addresses".to_owned(), status))?;
-    let objects = namespaced_objects(registry.config(), &allocators.first_address().to_string());
-    ensure_all(registry, &user, objects).await
+    let first = allocators.first_address().to_string();
+    same_address(registry, ("default", "kubernetes"), &first, "--service-cidr").await?;
+    let dns = registry.config().cluster_dns.to_string();
+    same_address(registry, ("kube-system", "kube-dns"), &dns, "--cluster-dns (the tenth of --service-cidr by default)")
+        .await?;
+    ensure_all(registry, &user, namespaced_objects(registry.config(), &first)).await
+}
+
+/// A Service keeps its address, so what it is derived from cannot change once the cluster is founded.
+async fn same_address(
+    registry: &Registry,
+    (namespace, name): (&str, &str),
+    address: &str,
+    flag: &str,
+) -> Result<(), Failure> {
+    let action = || format!("give the Service {name} the address {address}");
+    let found = async {
+        let key = registry.key("", "services", namespace, name)?;
+        Ok(registry.cache("", "services").await?.get(&key))
+    };
+    let Some(entry) = found.await.map_err(|status| (action(), status))? else { return Ok(()) };
+    let service: Value = serde_json::from_slice(&entry.bytes).unwrap_or_default();
+    match service["spec"]["clusterIP"].as_str() {
+        Some(there) if there != address => {
+            let why = format!("it has had {there} since the cluster was founded; give {flag} as it was then");
+            Err((action(), Status::bad_request(why)))
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn ensure_all(registry: &Registry, user: &User, objects: Vec<Desired>) -> Result<(), Failure> {

@@ -2,10 +2,11 @@
 
 use super::settings::Settings;
 use crate::cli::Component;
-use crate::config::Datastore;
+use crate::config::{Datastore, usable_node_address};
 use anyhow::Context;
 use apiserver::ApiServer;
 use controllers::ControllersConfig;
+use std::net::IpAddr;
 use std::sync::Arc;
 use store::{MemoryStore, SqliteStore, Store};
 use tokio_util::sync::CancellationToken;
@@ -48,7 +49,7 @@ fn api_config(settings: &Settings) -> apiserver::Config {
         data_dir: args.data_dir.clone(),
         bind_address: args.bind_address,
         port: args.port,
-        advertise_address: settings.node_ip,
+        advertise_address: advertised(settings),
         node_name: settings.node_name.clone(),
         tls_sans: args.tls_san.clone(),
         service_cidr: args.service_cidr.to_string(),
@@ -57,6 +58,12 @@ fn api_config(settings: &Settings) -> apiserver::Config {
         cluster_dns: settings.cluster_dns,
         version: crate::version::KEELSON.to_owned(),
     }
+}
+
+/// Where pods find the API server, behind the `kubernetes` Service: the one address that it listens on, or else the node's.
+fn advertised(settings: &Settings) -> IpAddr {
+    let bound = settings.args.bind_address;
+    if bound.is_ipv4() && usable_node_address(bound) { bound } else { settings.node_ip }
 }
 
 fn start_scheduler(settings: &Settings, server: &ApiServer, tasks: &TaskTracker, shutdown: &CancellationToken) {

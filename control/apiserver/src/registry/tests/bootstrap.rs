@@ -39,3 +39,18 @@ async fn the_default_objects_are_there_and_put_right() {
     crate::bootstrap::run(&api.registry).await.unwrap();
     assert_eq!(api.get(endpoints).await.ok()["subsets"], right["subsets"]);
 }
+
+#[tokio::test]
+async fn a_founded_cluster_keeps_its_addresses() {
+    let api = Api::empty();
+    crate::bootstrap::run(&api.registry).await.unwrap();
+    for (change, expected) in [
+        (Config { service_cidr: "10.97.0.0/24".into(), ..config() }, "it has had 10.96.0.1 since"),
+        (Config { cluster_dns: "10.96.0.20".parse().unwrap(), ..config() }, "it has had 10.96.0.10 since"),
+    ] {
+        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        let registry = Registry::new(Arc::new(change), api.store.clone(), tasks, shutdown);
+        let (_, status) = crate::bootstrap::run(&registry).await.unwrap_err();
+        assert!(status.message.starts_with(expected), "{status}");
+    }
+}
