@@ -34,8 +34,10 @@ impl Places {
             }
         }
         let shared = ["s", "fifo", "runc/k8s.io", "runc", ""].map(|below| self.run.join(below));
-        let cni = [Some(self.results.as_path()), self.results.parent()];
-        for directory in shared.iter().map(PathBuf::as_path).chain(cni.into_iter().flatten()) {
+        // crun makes one whatever it is given.
+        let crun = self.run.with_file_name("crun");
+        let others = [Some(crun.as_path()), Some(&self.results), self.results.parent()];
+        for directory in shared.iter().map(PathBuf::as_path).chain(others.into_iter().flatten()) {
             // Not where it is another's too: then it is not empty.
             let _ = fs::remove_dir(directory);
         }
@@ -83,6 +85,7 @@ mod tests {
         put("cni/results/keelson-b0-eth0", "");
         put("cni/results/cni-loopback-b0-lo", "");
         fs::create_dir_all(at("run/containerd/runc/k8s.io")).unwrap();
+        fs::create_dir(at("run/crun")).unwrap();
         let places = Places { run: at("run/containerd"), results: at("cni/results") };
 
         put("cni/results/other-b00-eth0", "");
@@ -95,6 +98,6 @@ mod tests {
         fs::remove_file(at("cni/results/other-b00-eth0")).unwrap();
         fs::remove_file(at("run/containerd/containerd.sock")).unwrap();
         places.clear(&at("data"));
-        assert!(!at("run/containerd").exists() && !at("cni").exists());
+        assert_eq!((names(&at("run")), at("cni").exists()), (BTreeSet::new(), false));
     }
 }
