@@ -67,7 +67,8 @@ impl Cluster {
             data_dir: disk.dir.path().to_owned(),
             bind_address: local,
             port: 0,
-            advertise_address: local,
+            // A loopback address would be no endpoint of the `kubernetes` Service.
+            advertise_address: Ipv4Addr::new(192, 0, 2, 1).into(),
             node_name: "n1".into(),
             tls_sans: Vec::new(),
             service_cidr: "10.96.0.0/16".into(),
