@@ -83,6 +83,7 @@ mod tests {
         let first = take_network(&name).unwrap();
         assert!(take_network(&name).unwrap_err().to_string().starts_with("another keelson node"));
         drop(first);
-        take_network(&name).unwrap();
+        // A process that another test is starting has a copy of it, until it runs its program.
+        assert!((0..100_000).any(|_| take_network(&name).is_ok()));
     }
 }
