@@ -5,8 +5,8 @@ use apimachinery::meta;
 use serde_json::{Value, json};
 
 use super::Strategy;
-use super::apps::{pods_warnings, template_defaults};
 use super::core::validate_template;
+use super::template::{pods_warnings, template_defaults};
 use super::tools::{
     Problems, always, default_to, empty, flag, immutable, int, keep, made, non_negative, one_of, some, text, within,
 };

@@ -15,6 +15,7 @@ mod plain;
 mod rbac;
 mod rules;
 mod storage;
+mod template;
 mod tools;
 
 use apimachinery::field::FieldError;

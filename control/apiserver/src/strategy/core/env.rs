@@ -178,22 +178,14 @@ fn subscript(field: &str) -> Option<(&str, &str)> {
 
 /// A container's own resources by the downward API.
 pub(super) fn resource_field_ref(path: &Path, reference: &Value, in_volume: bool, problems: &mut Problems) {
-    const FIELDS: [&str; 6] = [
-        "limits.cpu",
-        "limits.ephemeral-storage",
-        "limits.memory",
-        "requests.cpu",
-        "requests.ephemeral-storage",
-        "requests.memory",
-    ];
     let resource = text(reference, "resource");
     let huge = resource.starts_with("limits.hugepages-") || resource.starts_with("requests.hugepages-");
     if in_volume && empty(reference, "containerName") {
         problems.push(FieldError::required(&path.child("containerName"), ""));
     } else if resource.is_empty() {
         problems.push(FieldError::required(&path.child("resource"), ""));
-    } else if !FIELDS.contains(&resource) && !huge {
-        problems.push(FieldError::not_supported(&path.child("resource"), resource, &FIELDS));
+    } else if !resources::TOLD.contains(&resource) && !huge {
+        problems.push(FieldError::not_supported(&path.child("resource"), resource, &resources::TOLD));
     }
     divisor(&path.child("divisor"), resource, huge, reference.get("divisor"), problems);
 }

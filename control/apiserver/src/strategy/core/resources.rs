@@ -24,17 +24,18 @@ const COUNTED: [&str; 9] = [
     "services.nodeports",
 ];
 
-/// The other names without a domain that mean something somewhere.
-const OTHERS: [&str; 8] = [
+/// What the downward API tells of a container, huge pages aside.
+pub(super) const TOLD: [&str; 6] = [
     "limits.cpu",
     "limits.ephemeral-storage",
     "limits.memory",
     "requests.cpu",
     "requests.ephemeral-storage",
     "requests.memory",
-    "requests.storage",
-    "storage",
 ];
+
+/// The other names without a domain that mean something somewhere.
+const OTHERS: [&str; 2] = ["requests.storage", "storage"];
 
 /// Checks the name of a resource where it stands.
 pub(super) type NameRule = fn(&Path, &str, &mut Problems);
@@ -121,7 +122,7 @@ fn may_be_promised_twice(name: &str) -> bool {
 
 fn resource_name(path: &Path, name: &str, problems: &mut Problems) -> bool {
     let messages = names::is_qualified_name(name);
-    let known = is_huge(name) || [&OF_CONTAINERS[..], &COUNTED, &OTHERS].iter().any(|list| list.contains(&name));
+    let known = is_huge(name) || [&OF_CONTAINERS[..], &COUNTED, &TOLD, &OTHERS].iter().any(|list| list.contains(&name));
     if !messages.is_empty() {
         problems.extend(named(path, name, messages));
         return false;
