@@ -34,6 +34,8 @@ fn pods_end_and_come_back() {
         .run(&["delete", "deployment,service,pod", "-l", "component!=apiserver", "--wait=true", "--timeout=90s"])
         .unwrap();
     kubectl.run(&["wait", "pod", "--all", "--for=delete", "--timeout=90s"]).unwrap();
+    // containerd may still be removing what it has told the end of.
+    cluster.wait_entries("containerd/state/io.containerd.runtime.v2.task/k8s.io", <[String]>::is_empty).unwrap();
     assert_eq!(cluster.traces(), before);
 }
 

@@ -5,7 +5,7 @@ use std::fs::{self, OpenOptions, Permissions};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -196,6 +196,22 @@ fn forget_former_boot(paths: &Paths, boot: &str) -> Result<(), ContainerdError> 
     Ok(())
 }
 
+/// Removes what a containerd was removing when it was killed: it renames a task's directory to `.ID` first, and none that
+/// comes after it looks at that again.
+fn finish_removals(state: &Path) {
+    let below = |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    for bundle in below(state.join("io.containerd.runtime.v2.task")).flat_map(below) {
+        let hidden = bundle.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        // The container's root was unmounted and removed before; where it was not, there may be a file system in it.
+        if hidden
+            && !bundle.join("rootfs").exists()
+            && let Err(error) = fs::remove_dir_all(&bundle)
+        {
+            tracing::warn!(bundle = %bundle.display(), %error, "what is left of a task cannot be removed");
+        }
+    }
+}
+
 /// The containerd of this data directory, if it runs, with the fingerprint it was started with.
 async fn find(plan: &Plan) -> Result<Option<(Process, Option<String>)>, ContainerdError> {
     let argument = plan.config_argument();
@@ -221,6 +237,7 @@ async fn find(plan: &Plan) -> Result<Option<(Process, Option<String>)>, Containe
 /// Starts containerd and waits until CRI answers.
 pub(super) async fn start(plan: &Plan) -> Result<Running, ContainerdError> {
     let deadline = Instant::now() + READY_WITHIN;
+    finish_removals(&plan.paths.state);
     let notify = notify_socket(&plan.paths)?;
     let mut child = spawn(plan)?;
     let pid = i32::try_from(child.id()).unwrap_or(0);
@@ -375,6 +392,21 @@ mod tests {
             programs.iter().for_each(|program| fs::write(dir.join(program), "").unwrap());
             assert_eq!(oci_runtime(dir.as_os_str()).ok(), want, "{name}");
         }
+    }
+
+    #[test]
+    fn removals_that_were_interrupted_are_finished() {
+        let state = tempfile::tempdir().unwrap();
+        let tasks = state.path().join("io.containerd.runtime.v2.task/k8s.io");
+        let files = ["running/config.json", ".half/work", ".mounted/rootfs/etc"].map(|file| tasks.join(file));
+        for file in &files {
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, "").unwrap();
+        }
+        finish_removals(state.path());
+        finish_removals(&state.path().join("none"));
+        assert_eq!(files.map(|file| file.exists()), [true, false, true]);
+        assert!(!tasks.join(".half").exists());
     }
 
     #[test]
