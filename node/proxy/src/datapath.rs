@@ -22,7 +22,7 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/program
 
 /// Each program, which is also its link's name, and the number of its hook in `enum bpf_attach_type`
 /// (include/uapi/linux/bpf.h).
-pub const HOOKS: &[(&str, u32)] = &[
+const HOOKS: &[(&str, u32)] = &[
     ("connect4", 10),
     ("connect6", 11),
     ("sendmsg4", 14),
@@ -78,6 +78,11 @@ pub enum DatapathError {
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DatapathError {
     move |source| DatapathError::File { action, path: path.to_owned(), source }
+}
+
+/// The attach types of [`HOOKS`] that this kernel refuses, with its reason.
+pub fn refused_hooks() -> Vec<(&'static str, io::Error)> {
+    HOOKS.iter().filter_map(|(name, attach_type)| Some((*name, sys::knows(*attach_type).err()?))).collect()
 }
 
 /// Below the pin directory, where the links are pinned.

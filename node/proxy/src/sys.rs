@@ -62,19 +62,29 @@ struct Load {
     attach_type: u32,
 }
 
+/// Loads a program for a socket's addresses; for asking what the kernel knows.
+fn load(instructions: &[u64], attach_type: u32) -> io::Result<OwnedFd> {
+    let mut load = Load {
+        kind: BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
+        count: u32::try_from(instructions.len()).map_err(io::Error::other)?,
+        instructions: instructions.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        attach_type,
+        ..Load::default()
+    };
+    bpf(BPF_PROG_LOAD, &mut load).and_then(new_fd)
+}
+
+/// Asks for an attach type by the smallest program for it.
+pub(crate) fn knows(attach_type: u32) -> io::Result<()> {
+    // r0 = 1; exit
+    load(&[1 << 32 | 0xb7, 0x95], attach_type).map(drop)
+}
+
 /// Whether a program may say with which error a call ends: `bpf_set_retval`, of Linux 5.18.
 pub(crate) fn sets_errors() -> bool {
     // r1 = -111; call 187; r0 = 1; exit
-    let program: [u64; 4] = [0xffff_ff91_0000_01b7, 187 << 32 | 0x85, 1 << 32 | 0xb7, 0x95];
-    let mut load = Load {
-        kind: BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
-        count: 4,
-        instructions: program.as_ptr() as u64,
-        license: c"GPL".as_ptr() as u64,
-        attach_type: BPF_CGROUP_INET4_CONNECT,
-        ..Load::default()
-    };
-    bpf(BPF_PROG_LOAD, &mut load).and_then(new_fd).is_ok()
+    load(&[0xffff_ff91_0000_01b7, 187 << 32 | 0x85, 1 << 32 | 0xb7, 0x95], BPF_CGROUP_INET4_CONNECT).is_ok()
 }
 
 #[repr(C)]

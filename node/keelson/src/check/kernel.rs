@@ -70,7 +70,8 @@ fn programs() -> Finding {
             Err(error) => missing.push(format!("map type {name} ({error})")),
         }
     }
-    missing.extend(super::attach::missing());
+    let refused = proxy::datapath::refused_hooks().into_iter();
+    missing.extend(refused.map(|(name, error)| format!("attach type {name} ({error})")));
     if missing.is_empty() {
         return Finding::ok("bpf", "program, attach and map types are there");
     }

@@ -3,7 +3,6 @@
 //! Each check is a function from what the host shows to one [`Finding`]. They read the host below a root directory, so that the
 //! tests can show them other machines.
 
-mod attach;
 mod host;
 mod kernel;
 mod listener;
