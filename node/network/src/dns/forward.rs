@@ -1,21 +1,32 @@
 //! Everything that is not ours goes to the host's resolvers, byte for byte: their answers stay as they are.
+//!
+//! Who does not answer within a moment is waited for, and meanwhile the next one is asked: the first answer counts. So a
+//! dead resolver costs a moment, and no client gives up (after 5 s, most of them) before it is told.
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::collections::BTreeMap;
+use std::io;
+use std::iter::repeat_n;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
+use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use nix::sys::socket::{MsgFlags, recv};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::{Instant, timeout};
 
-use crate::cidr::Cidr;
+use super::resolvers::Resolvers;
 
-/// How long one resolver may take.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// How often all resolvers are asked.
-const ROUNDS: usize = 2;
-const MAX_DATAGRAM: usize = 4096;
+/// When the client is told that nobody answers.
+const DEADLINE: Duration = Duration::from_secs(4);
+/// How long one resolver has the query to itself.
+const MOMENT: Duration = Duration::from_millis(400);
+/// How long after the last one of all the silent ones are asked again, and how long one with a better answer is waited for.
+const AGAIN: Duration = Duration::from_secs(1);
+const HEADER: usize = 12;
+const MAX_DATAGRAM: usize = 65_535;
 
 /// How the client asked, and so how the resolver is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,167 +35,183 @@ pub(super) enum Transport {
     Tcp,
 }
 
-/// The resolvers of a resolv.conf, read again when the file has changed.
+/// Passes queries on.
 #[derive(Debug)]
 pub(super) struct Forwarder {
-    path: PathBuf,
-    port: u16,
-    /// The cluster's own ranges: a resolver there is this very server, which would ask itself for ever.
-    own: Vec<Cidr>,
-    known: Mutex<Known>,
+    resolvers: Resolvers,
 }
 
-#[derive(Debug, Default)]
-struct Known {
-    /// When the file had changed as it was read (or that it was not there); `None` before that.
-    read: Option<Option<SystemTime>>,
-    resolvers: Vec<SocketAddr>,
-    /// Those that did not answer when they were asked last.
-    failing: BTreeSet<SocketAddr>,
+/// How far one query is.
+#[derive(Default)]
+struct Progress {
+    /// Those that have said nothing yet, and since when they are asked.
+    silent: BTreeMap<SocketAddr, Instant>,
+    /// An answer that says that its resolver cannot or will not say.
+    refusal: Option<Vec<u8>>,
 }
+
+/// A resolver and what it said.
+type Heard = (SocketAddr, io::Result<Vec<u8>>);
 
 impl Forwarder {
-    /// Resolvers on the given port, which is 53 outside tests.
-    pub(super) fn new(path: PathBuf, port: u16, own: Vec<Cidr>) -> Self {
-        Self { path, port, own, known: Mutex::default() }
+    /// A forwarder to these.
+    pub(super) fn new(resolvers: Resolvers) -> Self {
+        Self { resolvers }
     }
 
-    /// Whom to ask: first those that answered last time, all in the file's order.
-    fn resolvers(&self) -> Vec<SocketAddr> {
-        let changed = Some(std::fs::metadata(&self.path).and_then(|data| data.modified()).ok());
-        let mut known = self.known();
-        if known.read != changed {
-            known.read = changed;
-            match std::fs::read_to_string(&self.path) {
-                Ok(text) => known.resolvers = self.usable(&text),
-                // Said once, not for each query; those that were known are used on.
-                Err(error) => {
-                    tracing::warn!(path = %self.path.display(), %error, "cannot read the host's resolvers");
-                }
-            }
-        }
-        let (failing, answering): (Vec<_>, Vec<_>) = known.resolvers.iter().partition(|at| known.failing.contains(at));
-        [answering, failing].concat()
-    }
-
-    fn usable(&self, text: &str) -> Vec<SocketAddr> {
-        let (own, others): (Vec<_>, Vec<_>) =
-            name_servers(text).into_iter().partition(|ip| self.own.iter().any(|range| range.contains(ip)));
-        for ip in own {
-            tracing::warn!(path = %self.path.display(), %ip, "a resolver of the host is the cluster's own: left out");
-        }
-        others.into_iter().map(|ip| (ip, self.port).into()).collect()
-    }
-
-    /// Takes notice of how a resolver did; says so when that changes.
-    fn note(&self, resolver: SocketAddr, failure: Option<&dyn std::fmt::Display>) {
-        let mut known = self.known();
-        match failure {
-            Some(why) => {
-                if known.failing.insert(resolver) {
-                    tracing::warn!(%resolver, %why, "a resolver of the host does not answer");
-                }
-            }
-            None => {
-                if known.failing.remove(&resolver) {
-                    tracing::info!(%resolver, "a resolver of the host answers again");
-                }
-            }
-        }
-    }
-
-    fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Asks the resolvers in turn; gives the first answer with the query's own id.
+    /// Asks the resolvers; gives the first good answer, else one that refuses, with the query's own id. `None` when none
+    /// answers within [`DEADLINE`], or when the bytes are no query with one question.
     pub(super) async fn ask(&self, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
-        if query.len() < 12 {
-            return None;
+        question(query)?;
+        let mut progress = Progress::default();
+        let best = timeout(DEADLINE, self.race(query, transport, &mut progress)).await;
+        for (resolver, since) in progress.silent {
+            if since.elapsed() >= MOMENT {
+                self.resolvers.missed(resolver);
+            }
         }
-        let resolvers = self.resolvers();
-        for resolver in std::iter::repeat_n(&resolvers, ROUNDS).flatten() {
-            let asked = match transport {
-                Transport::Udp => tokio::time::timeout(PATIENCE, ask_udp(*resolver, query)).await,
-                Transport::Tcp => tokio::time::timeout(PATIENCE, ask_tcp(*resolver, query)).await,
-            };
-            match asked {
-                Ok(Ok(mut answer)) => {
-                    self.note(*resolver, None);
-                    answer[..2].copy_from_slice(&query[..2]);
+        let mut answer = best.ok().flatten().or(progress.refusal)?;
+        answer[..2].copy_from_slice(&query[..2]);
+        Some(answer)
+    }
+
+    async fn race(&self, query: &[u8], transport: Transport, progress: &mut Progress) -> Option<Vec<u8>> {
+        let mut asked = FuturesUnordered::new();
+        let order = self.resolvers.order();
+        let pauses = repeat_n(MOMENT, order.len()).chain([AGAIN]).chain(std::iter::repeat(MOMENT));
+        for (turn, (resolver, pause)) in order.iter().chain(&order).copied().zip(pauses).enumerate() {
+            // The second time is for what was lost on the way, not for who has spoken.
+            let again = turn >= order.len();
+            if again && progress.refusal.is_some() {
+                break;
+            }
+            let answer = self.listen(&mut asked, pause, progress).await;
+            if answer.is_some() {
+                return answer;
+            }
+            if again && !progress.silent.contains_key(&resolver) {
+                continue;
+            }
+            progress.silent.entry(resolver).or_insert_with(Instant::now);
+            asked.push(async move { (resolver, ask_one(resolver, query, transport).await) });
+        }
+        while !asked.is_empty() {
+            let patience = if progress.refusal.is_some() { AGAIN } else { DEADLINE };
+            let before = asked.len();
+            let answer = self.listen(&mut asked, patience, progress).await;
+            if answer.is_some() || asked.len() == before {
+                return answer;
+            }
+        }
+        None
+    }
+
+    /// Waits until somebody speaks, at most for the pause. Gives a good answer.
+    async fn listen<F: Future<Output = Heard>>(
+        &self,
+        asked: &mut FuturesUnordered<F>,
+        pause: Duration,
+        progress: &mut Progress,
+    ) -> Option<Vec<u8>> {
+        let (resolver, heard) = timeout(pause, asked.next()).await.ok()??;
+        progress.silent.remove(&resolver);
+        match heard {
+            Ok(answer) => {
+                self.resolvers.answered(resolver);
+                if !is_refusal(&answer) {
                     return Some(answer);
                 }
-                Ok(Err(error)) => self.note(*resolver, Some(&error)),
-                Err(late) => self.note(*resolver, Some(&late)),
+                progress.refusal = Some(answer);
             }
+            Err(error) => self.resolvers.failed(resolver, &error),
         }
         None
     }
 }
 
-/// With an id and a port of its own, so that nobody who has not seen the query can answer it.
-async fn ask_udp(resolver: SocketAddr, query: &[u8]) -> std::io::Result<Vec<u8>> {
+/// With an id of its own and, over UDP, a port of its own, so that nobody who has not seen the query can answer it.
+async fn ask_one(resolver: SocketAddr, query: &[u8], transport: Transport) -> io::Result<Vec<u8>> {
+    let mut own = query.to_vec();
+    own[..2].copy_from_slice(&rand::random::<u16>().to_be_bytes());
+    match transport {
+        Transport::Udp => ask_udp(resolver, &own).await,
+        Transport::Tcp => ask_tcp(resolver, &own).await,
+    }
+}
+
+async fn ask_udp(resolver: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
     let any: SocketAddr = if resolver.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
     let socket = UdpSocket::bind(any).await?;
     socket.connect(resolver).await?;
-    let id = rand::random::<u16>().to_be_bytes();
-    let mut own = query.to_vec();
-    own[..2].copy_from_slice(&id);
-    socket.send(&own).await?;
-    let mut buffer = vec![0; MAX_DATAGRAM];
+    socket.send(query).await?;
     loop {
-        let length = socket.recv(&mut buffer).await?;
-        if length >= 12 && buffer[..2] == id {
-            buffer.truncate(length);
-            return Ok(buffer);
+        // Also for an error alone, which recv() does not wait for: a router's or a host's word that nobody is there.
+        let answer = socket.async_io(Interest::READABLE | Interest::ERROR, || receive(&socket)).await?;
+        // Else somebody guesses.
+        if answers(query, &answer) {
+            return Ok(answer);
         }
     }
 }
 
-async fn ask_tcp(resolver: SocketAddr, query: &[u8]) -> std::io::Result<Vec<u8>> {
-    let length = u16::try_from(query.len()).map_err(std::io::Error::other)?;
+/// With a buffer for the moment alone: many queries wait at once.
+fn receive(socket: &UdpSocket) -> io::Result<Vec<u8>> {
+    let mut buffer = vec![0; MAX_DATAGRAM];
+    let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT)?;
+    buffer.truncate(length);
+    buffer.shrink_to_fit();
+    Ok(buffer)
+}
+
+async fn ask_tcp(resolver: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
+    let length = u16::try_from(query.len()).map_err(io::Error::other)?;
     let mut stream = TcpStream::connect(resolver).await?;
     stream.write_all(&[&length.to_be_bytes(), query].concat()).await?;
     let length = stream.read_u16().await?;
     let mut answer = vec![0; usize::from(length)];
     stream.read_exact(&mut answer).await?;
-    if answer.len() < 12 {
-        return Err(std::io::ErrorKind::InvalidData.into());
+    if !answers(query, &answer) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "an answer to something else"));
     }
     Ok(answer)
 }
 
-/// The `nameserver` lines; a scope (`fe80::1%eth0`) is left off, as it cannot be asked without.
-fn name_servers(text: &str) -> Vec<IpAddr> {
-    let lines = text.lines().filter_map(|line| line.trim_start().strip_prefix("nameserver"));
-    lines
-        .filter(|rest| rest.starts_with([' ', '\t']))
-        .filter_map(|rest| rest.split_whitespace().next()?.parse().ok())
-        .collect()
+/// Whether this answers the query: its id, the mark of an answer, its question. Who could not read that may leave it out.
+fn answers(query: &[u8], answer: &[u8]) -> bool {
+    if answer.len() < HEADER || answer[..2] != query[..2] || answer[2] & 0x80 == 0 {
+        return false;
+    }
+    if answer[4..6] == [0, 0] {
+        return code(answer) != 0;
+    }
+    match (question(query), question(answer)) {
+        (Some((asked, kind)), Some((name, of))) => name.eq_ignore_ascii_case(asked) && of == kind,
+        _ => false,
+    }
+}
+
+/// The name of the first question as it is encoded, and its type and class.
+fn question(message: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut end = HEADER;
+    loop {
+        match message.get(end)? {
+            0 => break,
+            length @ 1..=63 => end += 1 + usize::from(*length),
+            _ => return None,
+        }
+    }
+    Some((&message[HEADER..=end], message.get(end + 1..end + 5)?))
+}
+
+fn code(answer: &[u8]) -> u8 {
+    answer[3] & 0x0f
+}
+
+/// Server failure, not implemented, refused: as a host's own programs, we ask another then.
+fn is_refusal(answer: &[u8]) -> bool {
+    matches!(code(answer), 2 | 4 | 5)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_resolv_conf() {
-        let text = "# c\nsearch x\nnameserver 10.0.0.53\n  nameserver\t::1 # c\nnameserver fe80::1%eth0\nnameserverx 1.1.1.1\n";
-        let found: Vec<_> = name_servers(text).iter().map(ToString::to_string).collect();
-        assert_eq!(found, ["10.0.0.53", "::1"]);
-    }
-
-    #[test]
-    fn asks_who_answers_first_and_never_itself() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("resolv.conf");
-        std::fs::write(&path, "nameserver 10.96.0.10\nnameserver 192.0.2.1\nnameserver 192.0.2.2\n").unwrap();
-        let forwarder = Forwarder::new(path, 53, vec!["10.96.0.0/16".parse().unwrap()]);
-        let order = || forwarder.resolvers().iter().map(|at| at.ip().to_string()).collect::<Vec<_>>();
-        assert_eq!(order(), ["192.0.2.1", "192.0.2.2"]);
-        forwarder.note("192.0.2.1:53".parse().unwrap(), Some(&"late"));
-        assert_eq!(order(), ["192.0.2.2", "192.0.2.1"]);
-        forwarder.note("192.0.2.1:53".parse().unwrap(), None);
-        assert_eq!(order(), ["192.0.2.1", "192.0.2.2"]);
-    }
-}
+#[path = "forward_tests.rs"]
+mod tests;

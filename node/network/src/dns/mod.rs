@@ -1,7 +1,7 @@
 //! Cluster DNS: a small process of its own, and the supervisor that starts, adopts and feeds it.
 //!
 //! - `zone`: the index of names and what a query gets; no I/O. `records`: from Services to its records.
-//! - `server`, `forward`: queries over UDP and TCP, and the way to the host's resolvers.
+//! - `server`: queries over UDP and TCP. `forward`, `resolvers`: the way to the host's resolvers.
 //! - `feed`: how the supervisor tells the process of Services.
 //! - `process`, `supervisor`: the other side; `publish`: how the cluster learns of DNS.
 
@@ -10,6 +10,7 @@ mod forward;
 mod process;
 mod publish;
 mod records;
+mod resolvers;
 mod server;
 mod supervisor;
 mod sys;
@@ -34,6 +35,7 @@ pub use publish::ensure_service;
 pub use supervisor::{Supervisor, SupervisorConfig};
 
 use forward::Forwarder;
+use resolvers::Resolvers;
 use server::Server;
 use zone::{Update, Zone};
 
@@ -85,8 +87,8 @@ pub async fn run(config: DnsConfig, shutdown: CancellationToken) -> Result<(), N
     let (udp, tcp, listener) = sockets(&config)?;
     let zone = Arc::new(RwLock::new(zone));
     let changed = Arc::new(Notify::new());
-    let forwarder = Forwarder::new(config.resolv_conf.clone(), DNS_PORT, config.own_ranges()?);
-    let server = Server::new(zone.clone(), forwarder);
+    let resolvers = Resolvers::new(config.resolv_conf.clone(), DNS_PORT, config.own_ranges()?);
+    let server = Server::new(zone.clone(), Forwarder::new(resolvers));
     let tasks = TaskTracker::new();
     server.serve(udp, tcp, &tasks, &shutdown);
     let receiving = (listener, zone.clone(), changed.clone(), shutdown.clone());

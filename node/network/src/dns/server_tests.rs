@@ -6,6 +6,7 @@ use hickory_proto::op::Query;
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{RData, Record};
 
+use super::super::resolvers::Resolvers;
 use super::super::zone::tests::zone;
 use super::super::zone::{ServiceRecord, Update};
 use super::*;
@@ -48,7 +49,8 @@ async fn bench() -> Bench {
     let many = (0..=255).map(|last| Ipv4Addr::new(10, 96, 9, last).into()).collect();
     let many = ServiceRecord { addresses: many, ..ServiceRecord::default() };
     zone.apply(Update::Delta([("shop/many".to_owned(), Some(many))].into()));
-    let server = Server::new(Arc::new(RwLock::new(zone)), Forwarder::new(resolv_conf, port, Vec::new()));
+    let server =
+        Server::new(Arc::new(RwLock::new(zone)), Forwarder::new(Resolvers::new(resolv_conf, port, Vec::new())));
     let (socket, listener) =
         (UdpSocket::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
     let (udp, tcp) = (socket.local_addr().unwrap(), listener.local_addr().unwrap());
@@ -184,7 +186,7 @@ async fn nonsense_is_refused_and_the_next_is_served() {
 /// Every byte of good queries replaced, and every length: a plan for each, and none that ends the server.
 #[test]
 fn no_query_is_too_broken() {
-    let forwarder = Forwarder::new("/nowhere".into(), 53, Vec::new());
+    let forwarder = Forwarder::new(Resolvers::new("/nowhere".into(), 53, Vec::new()));
     let server = Server::new(Arc::new(RwLock::new(zone())), forwarder);
     let mut edns = query("_peer._tcp.db.shop.svc.cluster.local.", RecordType::SRV);
     edns.set_edns(Edns::new());
