@@ -211,7 +211,7 @@ const _: () = {
 
 #[cfg(feature = "user")]
 mod user {
-    use crate::{Address, Affinity, AffinityKey, Endpoint, SentKey, Service, ServiceKey};
+    use crate::{Address, Affinity, AffinityKey, Connected, Endpoint, SentKey, Service, ServiceKey};
 
     macro_rules! pod {
         ($($name:ident),*) => {$(
@@ -219,7 +219,7 @@ mod user {
             unsafe impl<A: Address> aya::Pod for $name<A> {}
         )*};
     }
-    pod!(ServiceKey, Endpoint, SentKey, Affinity);
+    pod!(ServiceKey, Endpoint, Connected, SentKey, Affinity);
     // SAFETY: as above.
     unsafe impl aya::Pod for Service {}
     // SAFETY: as above.

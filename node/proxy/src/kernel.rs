@@ -2,12 +2,14 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use abi::{Address, Affinity, AffinityKey, Endpoint, SentKey, ServiceKey, V4, V6, proto, scope, sent_flag};
+use abi::{Address, Affinity, AffinityKey, Connected, Endpoint, SentKey, ServiceKey, V4, V6, proto, scope, sent_flag};
 use aya::Pod;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SkStorage};
 
+use crate::lost::Lost;
 use crate::state::{Family, Frontend, Protocol, family_of};
 
 /// A call on a map that failed.
@@ -28,6 +30,13 @@ impl KernelError {
     }
 }
 
+/// The way of a socket: what it meant, and where it was led.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Way {
+    pub(crate) frontend: SocketAddr,
+    pub(crate) backend: SocketAddr,
+}
+
 /// What the reconciler does with maps.
 pub(crate) trait Kernel {
     /// How many slots the family's backend array has.
@@ -44,8 +53,8 @@ pub(crate) trait Kernel {
     fn put_backend(&mut self, slot: u32, backend: &SocketAddr) -> Result<(), KernelError>;
     /// Forgets clients that stay with a set's backend, for each set (by id) and backend given.
     fn forget_clients(&mut self, family: Family, gone: &HashSet<(u32, SocketAddr)>) -> Result<(), KernelError>;
-    /// Forgets unconnected sockets that sent to a backend by way of a frontend, for each frontend's port and backend given.
-    fn forget_senders(&mut self, family: Family, gone: &HashSet<(u16, SocketAddr)>) -> Result<(), KernelError>;
+    /// Forgets unconnected sockets that sent to a backend by way of a frontend that leads there no more.
+    fn forget_senders(&mut self, family: Family, lost: &Lost) -> Result<(), KernelError>;
     /// The addresses that node ports answer on.
     fn node_addresses(&self) -> Result<Vec<(IpAddr, u32)>, KernelError>;
     /// Adds an address, or removes it where `kind` is `None`.
@@ -61,6 +70,7 @@ struct Names {
     reverse: &'static str,
     affinity: &'static str,
     nodes: &'static str,
+    connected: &'static str,
 }
 
 /// An address family as user space knows it.
@@ -80,6 +90,7 @@ impl Words for V4 {
         reverse: "REVERSE4",
         affinity: "AFFINITY4",
         nodes: "NODES4",
+        connected: "CONNECTED4",
     };
 
     fn of(address: IpAddr) -> Self {
@@ -100,6 +111,7 @@ impl Words for V6 {
         reverse: "REVERSE6",
         affinity: "AFFINITY6",
         nodes: "NODES6",
+        connected: "CONNECTED6",
     };
 
     fn of(address: IpAddr) -> Self {
@@ -120,6 +132,7 @@ struct Half<A: Words> {
     reverse: HashMap<MapData, SentKey<A>, Endpoint<A>>,
     affinity: HashMap<MapData, AffinityKey, Affinity<A>>,
     nodes: HashMap<MapData, A, u32>,
+    connected: SkStorage<MapData, Connected<A>>,
 }
 
 /// The pinned maps of one node.
@@ -152,6 +165,14 @@ impl Maps {
     pub(crate) fn metric(&self, metric: u32) -> Opened<u64> {
         let values = self.metrics.get(&metric, 0).map_err(error("METRICS", "read"))?;
         Ok(values.iter().sum())
+    }
+
+    /// What the programs keep with a connected socket: which way it went. `None` for one that they did not translate.
+    pub(crate) fn connected(&self, family: Family, socket: &OwnedFd) -> Option<Way> {
+        match family {
+            Family::V4 => self.v4.connected(socket),
+            Family::V6 => self.v6.connected(socket),
+        }
     }
 
     fn of(&self, family: Family) -> &dyn Kernel {
@@ -191,8 +212,8 @@ impl Kernel for Maps {
     fn forget_clients(&mut self, family: Family, gone: &HashSet<(u32, SocketAddr)>) -> Opened<()> {
         self.of_mut(family).forget_clients(family, gone)
     }
-    fn forget_senders(&mut self, family: Family, gone: &HashSet<(u16, SocketAddr)>) -> Opened<()> {
-        self.of_mut(family).forget_senders(family, gone)
+    fn forget_senders(&mut self, family: Family, lost: &Lost) -> Opened<()> {
+        self.of_mut(family).forget_senders(family, lost)
     }
     fn node_addresses(&self) -> Opened<Vec<(IpAddr, u32)>> {
         Ok([self.v4.node_addresses()?, self.v6.node_addresses()?].concat())
@@ -252,7 +273,15 @@ impl<A: Words> Half<A> {
             reverse: lru(directory, names.reverse)?,
             affinity: lru(directory, names.affinity)?,
             nodes: hash(directory, names.nodes)?,
+            connected: data(directory, names.connected)
+                .and_then(|data| SkStorage::try_from(Map::SkStorage(data)))
+                .map_err(error(names.connected, "open"))?,
         })
+    }
+
+    fn connected(&self, socket: &OwnedFd) -> Option<Way> {
+        let found = self.connected.get(socket, 0).ok()?;
+        Some(Way { frontend: address(&found.frontend), backend: address(&found.backend) })
     }
 }
 
@@ -291,13 +320,13 @@ impl<A: Words> Kernel for Half<A> {
         sweep(&mut self.affinity, A::MAPS.affinity, |key, value| gone.contains(&(key.service, address(&value.backend))))
     }
 
-    fn forget_senders(&mut self, _: Family, gone: &HashSet<(u16, SocketAddr)>) -> Opened<()> {
+    fn forget_senders(&mut self, _: Family, lost: &Lost) -> Opened<()> {
         sweep(&mut self.reverse, A::MAPS.reverse, |key, value| {
             let (front, backend) = match key.at.flags {
                 sent_flag::FORTH => (&key.at, value),
                 _ => (value, &key.at),
             };
-            gone.contains(&(u16::from_be(front.port), address(backend)))
+            lost.has(address(front), address(backend))
         })
     }
 

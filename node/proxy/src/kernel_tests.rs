@@ -368,6 +368,106 @@ fn a_socket_stays_with_its_backend() {
     });
 }
 
+/// A UDP socket in the namespace of its maker, connected; it says what its next datagram comes to.
+struct Client(UdpSocket);
+
+impl Client {
+    fn new(local: &str, to: &str) -> Self {
+        let socket = UdpSocket::bind(local).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        socket.connect(to).unwrap();
+        Self(socket)
+    }
+
+    fn ask(&self) -> String {
+        let mut buffer = [0; 64];
+        let asked = self.0.send(b"?").and_then(|_| self.0.recv(&mut buffer));
+        asked.map_or_else(|error| error.to_string(), |length| String::from_utf8_lossy(&buffer[..length]).into())
+    }
+
+    /// Whether the call that it is in ends with an error, and the next one, too.
+    fn is_ended(&self) -> bool {
+        let error = |result: std::io::Result<usize>| result.err().and_then(|error| error.raw_os_error());
+        error(self.0.recv(&mut [0; 64])) == Some(libc::ECONNABORTED)
+            && error(self.0.send(b"?")) == Some(libc::EDESTADDRREQ)
+    }
+}
+
+#[test]
+fn sockets_of_gone_backends_are_ended() {
+    in_namespace(|| {
+        crate::sockets::can_abort().expect("the kernel's tests need CONFIG_INET_UDP_DIAG and CONFIG_INET_DIAG_DESTROY");
+        let bench = Bench::new();
+        let (one, two) = (udp_server("127.0.0.2:0", "one"), udp_server("127.0.0.3:0", "two"));
+        let (six, seven) = (udp_server("[::1]:0", "six"), udp_server("[::1]:0", "seven"));
+        let (programs, mut reconciler) = bench.load();
+        let nodes = BTreeMap::from([("127.9.9.1".parse().unwrap(), abi::node_address::LOCAL)]);
+        reconciler.apply_nodes(&nodes).unwrap();
+        let four = |backends: &[SocketAddr]| service("four", Protocol::Udp, "10.96.0.1", 53, backends);
+        let port =
+            |backends: &[SocketAddr]| Service { address: None, ..service("port", Protocol::Udp, "", 30053, backends) };
+        let six_of = |backends: &[SocketAddr]| service("six", Protocol::Udp, "fd00:96::1", 53, backends);
+        let services =
+            [four(&[one]), port(&[one]), six_of(&[six]), service("other", Protocol::Udp, "10.96.0.2", 53, &[one])];
+        for service in &services {
+            reconciler.apply(&owner(service.name), &service.desired()).unwrap();
+        }
+        let _links = attach(programs, &bench);
+        let clients = |one: SocketAddr, six: SocketAddr| {
+            let doomed = [
+                ("0.0.0.0:0", "10.96.0.1:53"),
+                ("[::]:0", "[::ffff:10.96.0.1]:53"),
+                ("[::]:0", "[fd00:96::1]:53"),
+                ("0.0.0.0:0", "127.9.9.1:30053"),
+            ];
+            let spared = [
+                ("0.0.0.0:0".to_owned(), "10.96.0.2:53".to_owned()),
+                ("0.0.0.0:0".to_owned(), one.to_string()),
+                ("[::]:0".to_owned(), six.to_string()),
+            ];
+            (doomed.map(|(local, to)| Client::new(local, to)), spared.map(|(local, to)| Client::new(&local, &to)))
+        };
+        let (doomed, spared) = clients(one, six);
+        let (ready, started) = std::sync::mpsc::channel();
+        let (go_on, wait) = std::sync::mpsc::channel::<()>();
+        // A pod: another namespace, the same addresses behind it.
+        let pod = std::thread::spawn(move || {
+            enter_namespace();
+            let _servers = (udp_server(&one.to_string(), "one"), udp_server(&six.to_string(), "six"));
+            let (doomed, spared) = clients(one, six);
+            let before = doomed.each_ref().map(|client| client.ask());
+            ready.send(()).unwrap();
+            wait.recv().unwrap();
+            (before, doomed.map(|client| client.is_ended()), spared.map(|client| client.ask()))
+        });
+        started.recv().unwrap();
+        let names = ["one", "one", "six", "one"].map(String::from);
+        assert_eq!(doomed.each_ref().map(|client| client.ask()), names);
+        for service in [four(&[two]), port(&[two]), six_of(&[seven])] {
+            reconciler.apply(&owner(service.name), &service.desired()).unwrap();
+        }
+        crate::sys::grace_period().unwrap();
+        let lost = reconciler.clean().unwrap();
+        assert_eq!(crate::sockets::abort(reconciler.kernel(), &bench.cgroup, &lost).unwrap(), 8);
+        assert_eq!(doomed.each_ref().map(Client::is_ended), [true; 4]);
+        assert_eq!(spared.map(|client| client.ask()), ["one", "one", "six"]);
+        go_on.send(()).unwrap();
+        let (before, after, others) = pod.join().unwrap();
+        assert_eq!((before, others), (names, ["one", "one", "six"].map(String::from)));
+        assert_eq!(after, [true; 4], "in a pod");
+        // Whoever connects again is served.
+        doomed[0].0.connect("10.96.0.1:53").unwrap();
+        assert_eq!(doomed[0].ask(), "two");
+        // With the Service its sockets go, too; nothing else changes.
+        reconciler.apply(&owner("four"), &Desired::default()).unwrap();
+        reconciler.apply(&owner("other"), &services[3].desired()).unwrap();
+        crate::sys::grace_period().unwrap();
+        let lost = reconciler.clean().unwrap();
+        assert_eq!(crate::sockets::abort(reconciler.kernel(), &bench.cgroup, &lost).unwrap(), 1);
+        assert!(doomed[0].is_ended());
+    });
+}
+
 #[test]
 fn backends_share_and_affinity_stays() {
     in_namespace(|| {

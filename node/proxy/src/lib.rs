@@ -5,13 +5,16 @@
 //! - [`state`]: a pure function from objects to the wanted entries.
 //! - `reconcile`: makes the maps so, touching nothing that is so already; `kernel` is the seam below it.
 //! - [`datapath`]: loads and attaches the programs.
+//! - [`sockets`]: ends connected datagram sockets whose backend is gone.
 //! - [`dump`]: reads the live maps back.
 
 pub mod datapath;
 pub mod dump;
 mod extents;
 mod kernel;
+mod lost;
 mod reconcile;
+pub mod sockets;
 pub mod state;
 mod sys;
 
@@ -80,6 +83,9 @@ impl Proxy {
         shutdown: CancellationToken,
     ) -> Result<Self, ProxyError> {
         let kernel = Kernel::load(&config.pin_dir).await?;
+        if let Err(error) = sockets::can_abort() {
+            tracing::warn!(%error, "connected UDP sockets stay with backends that are gone: this kernel ends no sockets");
+        }
         let changes = Arc::new(Changes::default());
         let (report, synced) = watch::channel(false);
         subscribe(&changes, &traffic);
@@ -256,7 +262,7 @@ impl Worker {
                 Hooks::Loaded(programs) => finish_start(&mut reconciler, programs, &config, &mut failed),
                 attached @ Hooks::Attached(_) => attached,
             };
-            clean(&mut reconciler);
+            clean(&mut reconciler, &config.cgroup_path);
             (failed, freed, Kernel { reconciler, programs })
         })
         .await;
@@ -320,7 +326,7 @@ fn finish_start(
     }
 }
 
-fn clean(reconciler: &mut Reconciler<Maps>) {
+fn clean(reconciler: &mut Reconciler<Maps>, cgroup: &Path) {
     if !reconciler.needs_cleaning() {
         return;
     }
@@ -328,8 +334,17 @@ fn clean(reconciler: &mut Reconciler<Maps>) {
         tracing::error!(%error, "no grace period: membarrier(2) failed; replaced slots are not used again");
         return;
     }
-    if let Err(error) = reconciler.clean() {
-        tracing::error!(error = &error as &dyn std::error::Error, "replaced entries are not cleaned up");
+    let lost = match reconciler.clean() {
+        Ok(lost) => lost,
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "replaced entries are not cleaned up");
+            return;
+        }
+    };
+    match sockets::abort(reconciler.kernel(), cgroup, &lost) {
+        Ok(0) => {}
+        Ok(count) => tracing::info!(count, "connected UDP sockets are ended: their backends are gone"),
+        Err(error) => tracing::warn!(%error, "UDP sockets may stay connected to backends that are gone"),
     }
 }
 

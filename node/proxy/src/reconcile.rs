@@ -9,7 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::extents::Extents;
 use crate::kernel::{Kernel, KernelError};
-use crate::state::{Desired, Family, Frontend, Owner, Protocol, SetKey};
+use crate::lost::Lost;
+use crate::state::{Desired, Family, Frontend, Owner, SetKey};
 
 /// Why entries could not be put in the maps.
 #[derive(Debug, thiserror::Error)]
@@ -55,8 +56,6 @@ struct Retired {
     affine: bool,
     /// Backends that the set has no more, in ascending order.
     gone: Vec<SocketAddr>,
-    /// Frontend ports, for datagram services.
-    ports: Vec<u16>,
 }
 
 /// What one owner has in the kernel.
@@ -83,6 +82,7 @@ pub(crate) struct Reconciler<K> {
     nodes: BTreeMap<IpAddr, u32>,
     next_set: u32,
     retired: Vec<Retired>,
+    lost: Lost,
     adopting: bool,
     writes: u64,
 }
@@ -120,6 +120,7 @@ impl<K: Kernel> Reconciler<K> {
             nodes,
             next_set,
             retired: Vec::new(),
+            lost: Lost::default(),
             adopting: true,
             writes: 0,
         })
@@ -193,22 +194,24 @@ impl<K: Kernel> Reconciler<K> {
             if self.entries.get(frontend) != Some(&value) {
                 self.kernel.put_service(frontend, &value)?;
                 self.writes += 1;
-                self.entries.insert(*frontend, value);
+                if let Some(old) = self.entries.insert(*frontend, value) {
+                    self.lose(frontend, &old, before, &extent.backends);
+                }
             }
             before.frontends.remove(frontend);
         }
         let mut freed = BTreeSet::new();
-        let mut ports: BTreeSet<u16> = after.frontends.iter().filter_map(datagram_port).collect();
         while let Some(frontend) = before.frontends.first().copied() {
             self.kernel.delete_service(&frontend)?;
             before.frontends.remove(&frontend);
-            ports.extend(datagram_port(&frontend));
             self.writes += 1;
-            self.entries.remove(&frontend);
+            if let Some(old) = self.entries.remove(&frontend) {
+                self.lose(&frontend, &old, before, &[]);
+            }
             self.owners.remove(&frontend);
             freed.extend(self.rivals.remove(&frontend).unwrap_or_default());
         }
-        self.retire_replaced(&ports, before, after);
+        self.retire_replaced(before, after);
         freed.remove(key);
         Ok(freed)
     }
@@ -253,7 +256,20 @@ impl<K: Kernel> Reconciler<K> {
         Ok(Extent { base, id, affine: old.is_some_and(|old| old.affine), backends: backends.to_vec() })
     }
 
-    fn retire_replaced(&mut self, ports: &BTreeSet<u16>, before: &mut Applied, after: &Applied) {
+    /// Takes notice of the backends that a frontend led to by its old entry and leads to no more.
+    fn lose(&mut self, frontend: &Frontend, old: &abi::Service, before: &Applied, kept: &[SocketAddr]) {
+        let former = before.sets.iter().chain(before.replaced.iter().map(|(set, extent)| (set, extent)));
+        let of_family = former.filter(|(set, _)| set.family == frontend.family).map(|(_, extent)| extent);
+        // What an earlier process did not come to may be an orphan still.
+        let orphan = self.orphans.get(&(frontend.family, old.id, old.base));
+        let count = usize::from(old.count);
+        let extent = of_family.chain(orphan).find(|extent| extent.base == old.base && extent.backends.len() == count);
+        if let Some(extent) = extent {
+            self.lost.add(frontend, &extent.backends, kept);
+        }
+    }
+
+    fn retire_replaced(&mut self, before: &mut Applied, after: &Applied) {
         let former = std::mem::take(&mut before.sets).into_iter().chain(before.replaced.drain(..));
         for (set, old) in former {
             let new = after.sets.get(&set);
@@ -262,8 +278,7 @@ impl<K: Kernel> Reconciler<K> {
             }
             let kept: &[SocketAddr] = new.map_or(&[], |new| &new.backends);
             let gone = old.backends.iter().filter(|backend| kept.binary_search(backend).is_err()).copied().collect();
-            let ports = if set.protocol == Protocol::Udp { ports.iter().copied().collect() } else { Vec::new() };
-            self.retired.push(retired(set.family, &old, gone, ports));
+            self.retired.push(retired(set.family, &old, gone));
         }
     }
 
@@ -272,49 +287,52 @@ impl<K: Kernel> Reconciler<K> {
         self.adopting = false;
         let unwanted: Vec<_> =
             self.entries.keys().filter(|frontend| !self.owners.contains_key(frontend)).copied().collect();
-        let mut ports = BTreeSet::new();
+        let nobody = Applied::default();
         for frontend in unwanted {
             self.kernel.delete_service(&frontend)?;
             self.writes += 1;
-            self.entries.remove(&frontend);
-            ports.extend(datagram_port(&frontend));
+            if let Some(old) = self.entries.remove(&frontend) {
+                self.lose(&frontend, &old, &nobody, &[]);
+            }
         }
         for ((family, _, _), orphan) in self.orphans.drain() {
-            let (gone, ports) = (orphan.backends.clone(), ports.iter().copied().collect());
-            self.retired.push(retired(family, &orphan, gone, ports));
+            let gone = orphan.backends.clone();
+            self.retired.push(retired(family, &orphan, gone));
         }
         Ok(())
     }
 
     /// Whether a grace period is needed before [`Reconciler::clean`].
     pub(crate) fn needs_cleaning(&self) -> bool {
-        !self.retired.is_empty()
+        !self.retired.is_empty() || !self.lost.is_empty()
     }
 
     /// Frees what was replaced, and forgets which clients went there. Call it only when a grace period has passed since.
-    pub(crate) fn clean(&mut self) -> Result<(), ReconcileError> {
+    /// Returns the ways by which sockets may be connected that lead nowhere now.
+    pub(crate) fn clean(&mut self) -> Result<Lost, ReconcileError> {
+        self.lost.at_nodes(self.nodes.keys());
         for family in [Family::V4, Family::V6] {
             // However much has changed, each map is walked through once.
-            let (mut clients, mut senders) = (HashSet::new(), HashSet::new());
-            for retired in self.retired.iter().filter(|retired| retired.family == family) {
-                if retired.affine {
-                    clients.extend(retired.gone.iter().map(|backend| (retired.set, *backend)));
-                }
-                let ports = retired.ports.iter();
-                senders.extend(ports.flat_map(|port| retired.gone.iter().map(|backend| (*port, *backend))));
-            }
+            let affine = self.retired.iter().filter(|retired| retired.family == family && retired.affine);
+            let clients: HashSet<_> =
+                affine.flat_map(|retired| retired.gone.iter().map(|backend| (retired.set, *backend))).collect();
             if !clients.is_empty() {
                 self.kernel.forget_clients(family, &clients)?;
             }
-            if !senders.is_empty() {
-                self.kernel.forget_senders(family, &senders)?;
+            if self.lost.is_of(family) {
+                self.kernel.forget_senders(family, &self.lost)?;
             }
         }
         for retired in self.retired.drain(..) {
             let free = self.free.get_mut(&retired.family).expect("both families are there");
             free.give(retired.base, retired.count);
         }
-        Ok(())
+        Ok(std::mem::take(&mut self.lost))
+    }
+
+    /// The maps.
+    pub(crate) fn kernel(&self) -> &K {
+        &self.kernel
     }
 
     /// Makes the node addresses so.
@@ -336,13 +354,9 @@ impl<K: Kernel> Reconciler<K> {
     }
 }
 
-fn retired(family: Family, old: &Extent, gone: Vec<SocketAddr>, ports: Vec<u16>) -> Retired {
+fn retired(family: Family, old: &Extent, gone: Vec<SocketAddr>) -> Retired {
     let count = u32::try_from(old.backends.len()).unwrap_or(u32::MAX);
-    Retired { family, base: old.base, count, set: old.id, affine: old.affine, gone, ports }
-}
-
-fn datagram_port(frontend: &Frontend) -> Option<u16> {
-    (frontend.protocol == Protocol::Udp).then_some(frontend.port)
+    Retired { family, base: old.base, count, set: old.id, affine: old.affine, gone }
 }
 
 #[cfg(test)]

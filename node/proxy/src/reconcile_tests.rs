@@ -3,7 +3,7 @@
 use informer::ObjectKey;
 
 use super::*;
-use crate::state::Target;
+use crate::state::{Protocol, Target};
 
 /// Maps in memory; clones share them, as processes share pinned maps.
 #[derive(Clone, Default)]
@@ -54,9 +54,8 @@ impl Kernel for Fake {
         self.0.borrow_mut().calls.push(format!("clients {gone:?}"));
         Ok(())
     }
-    fn forget_senders(&mut self, _: Family, gone: &HashSet<(u16, SocketAddr)>) -> Result<(), KernelError> {
-        let gone: BTreeSet<_> = gone.iter().collect();
-        self.0.borrow_mut().calls.push(format!("senders {gone:?}"));
+    fn forget_senders(&mut self, _: Family, lost: &Lost) -> Result<(), KernelError> {
+        self.0.borrow_mut().calls.push(format!("senders {lost}"));
         Ok(())
     }
     fn node_addresses(&self) -> Result<Vec<(IpAddr, u32)>, KernelError> {
@@ -186,7 +185,7 @@ fn clients_of_gone_backends_are_forgotten() {
     reconciler.apply(&key("a"), &wanted(Protocol::Udp, 53, &[2, 3], 60)).unwrap();
     fake.calls();
     reconciler.clean().unwrap();
-    assert_eq!(fake.calls(), ["clients {(1, 10.0.0.1:80)}", "senders {(53, 10.0.0.1:80)}"]);
+    assert_eq!(fake.calls(), ["clients {(1, 10.0.0.1:80)}", "senders 10.96.0.1:53>10.0.0.1:80"]);
     // With the Service all of them go; and however much goes, each map is walked through once.
     reconciler.apply(&key("b"), &wanted(Protocol::Tcp, 1, &[7], 60)).unwrap();
     reconciler.apply(&key("b"), &tcp(1, &[7])).unwrap();
@@ -195,7 +194,7 @@ fn clients_of_gone_backends_are_forgotten() {
     fake.calls();
     reconciler.clean().unwrap();
     let clients = "clients {(1, 10.0.0.2:80), (1, 10.0.0.3:80), (2, 10.0.0.7:80)}";
-    assert_eq!(fake.calls(), [clients, "senders {(53, 10.0.0.2:80), (53, 10.0.0.3:80)}"]);
+    assert_eq!(fake.calls(), [clients, "senders 10.96.0.1:53>10.0.0.2:80 10.96.0.1:53>10.0.0.3:80"]);
 }
 
 #[test]

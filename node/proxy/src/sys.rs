@@ -33,8 +33,7 @@ pub(crate) struct LinkInfo {
 
 fn bpf<T>(command: i32, attributes: &mut T) -> io::Result<i64> {
     // SAFETY: `attributes` is a live `repr(C)` prefix of `union bpf_attr` of the length given.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    checked(unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) })
 }
 
 fn new_fd(result: i64) -> io::Result<OwnedFd> {
@@ -188,7 +187,27 @@ pub(crate) fn grace_period() -> io::Result<()> {
 
 /// The cookie of the network namespace that this thread is in.
 pub(crate) fn netns_cookie() -> io::Result<u64> {
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0")?;
+    cookie(&std::net::UdpSocket::bind("127.0.0.1:0")?, SO_NETNS_COOKIE)
+}
+
+/// A socket's own cookie.
+pub(crate) fn socket_cookie(socket: &OwnedFd) -> io::Result<u64> {
+    cookie(socket, libc::SO_COOKIE)
+}
+
+/// A copy of another process's descriptor.
+pub(crate) fn descriptor_of(process: u32, number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: takes integers only.
+    let process = checked(unsafe { libc::syscall(libc::SYS_pidfd_open, process, 0) }).and_then(new_fd)?;
+    // SAFETY: takes integers only.
+    checked(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), number, 0) }).and_then(new_fd)
+}
+
+fn checked(result: i64) -> io::Result<i64> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn cookie(socket: &impl AsRawFd, option: i32) -> io::Result<u64> {
     let mut cookie = 0_u64;
     let mut length = libc::socklen_t::try_from(size_of::<u64>()).expect("eight");
     // SAFETY: `cookie` has room for the `length` bytes that the option is long.
@@ -196,7 +215,7 @@ pub(crate) fn netns_cookie() -> io::Result<u64> {
         libc::getsockopt(
             socket.as_raw_fd(),
             libc::SOL_SOCKET,
-            SO_NETNS_COOKIE,
+            option,
             std::ptr::from_mut(&mut cookie).cast(),
             &mut length,
         )

@@ -16,7 +16,7 @@ pub(super) const HYBRID_CGROUPS: &str = "/sys/fs/cgroup/unified/cgroup.procs";
 pub(crate) fn findings(host: &Host) -> Vec<Finding> {
     let mut findings =
         vec![version(host), btf(host), programs(), bpf_filesystem(host), cgroups(host), overlayfs(host), swap(host)];
-    findings.extend([clock(), resources(host)]);
+    findings.extend([clock(), resources(host), sockets()]);
     findings.extend(SYSCTLS.iter().map(|sysctl| sysctl.finding(host)));
     findings
 }
@@ -78,6 +78,18 @@ fn programs() -> Finding {
     let remedy =
         "run as root with CAP_BPF and CAP_NET_ADMIN, on a kernel with CONFIG_BPF_SYSCALL and CONFIG_CGROUP_BPF";
     Finding::failed("bpf", format!("the kernel refuses: {}", missing.join(", ")), remedy)
+}
+
+/// Tries to end a UDP socket of our own.
+fn sockets() -> Finding {
+    match proxy::sockets::can_abort() {
+        Ok(()) => Finding::ok("sock_diag", "UDP sockets can be ended"),
+        Err(error) => Finding::warning(
+            "sock_diag",
+            format!("connected UDP sockets stay with backends that are gone: {error}"),
+            "boot a kernel with CONFIG_INET_UDP_DIAG and CONFIG_INET_DIAG_DESTROY; run as root with CAP_NET_ADMIN",
+        ),
+    }
 }
 
 fn bpf_filesystem(host: &Host) -> Finding {
