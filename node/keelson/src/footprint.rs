@@ -54,9 +54,9 @@ impl Footprint {
             .with_context(|| format!("{}: not what keelson server writes", path.display()))
     }
 
-    /// The node's directory on the BPF file system.
+    /// The node's directory on the BPF file system, which takes no dots in names; a node's name has no underscore.
     pub(crate) fn pin_dir(&self) -> PathBuf {
-        Path::new("/sys/fs/bpf/keelson").join(&self.node_name)
+        Path::new("/sys/fs/bpf/keelson").join(self.node_name.replace('.', "_"))
     }
 
     /// The node's cgroup2 directory: the whole hierarchy for the default root.
@@ -66,5 +66,22 @@ impl Footprint {
             .into_iter()
             .find(|dir| dir.join("cgroup.procs").exists() && dir.join("cgroup.controllers").exists())?;
         Some(root.join(self.cgroup_root.trim_start_matches('/')))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pins_of_any_name() {
+        let footprint = |name: &str| Footprint {
+            node_name: name.into(),
+            cgroup_root: "/".into(),
+            own_containerd: true,
+            kubeconfig_copy: None,
+        };
+        assert_eq!(footprint("one").pin_dir(), Path::new("/sys/fs/bpf/keelson/one"));
+        assert_eq!(footprint("one.example.com").pin_dir(), Path::new("/sys/fs/bpf/keelson/one_example_com"));
     }
 }

@@ -204,6 +204,21 @@ fn ensure_bpffs(pin_dir: &Path) -> Result<(), DatapathError> {
     sys::mount_bpffs(usual).map_err(failed("mount a bpffs at", usual))
 }
 
+/// Moves every pin of a node that has another name now: what is attached goes on. Where that cannot be, as when the new
+/// place is taken, the programs are detached and the pins removed.
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), DatapathError> {
+    if !from.exists() {
+        return Ok(());
+    }
+    match fs::rename(from, to) {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            tracing::warn!(from = %from.display(), to = %to.display(), %error, "pins of the former name cannot be taken over");
+            uninstall(from)
+        }
+    }
+}
+
 /// Detaches the programs and removes every pin.
 pub(crate) fn uninstall(pin_dir: &Path) -> Result<(), DatapathError> {
     let links = pin_dir.join(LINKS);

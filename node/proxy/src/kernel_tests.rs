@@ -539,6 +539,19 @@ fn translation_outlives_its_loader_and_is_replaced_without_a_gap() {
         drop((links, reconciler));
         assert!(bench.run(&services()) > 0);
         assert_eq!(ask_tcp("10.96.0.1:80").unwrap(), answer("tcp", "10.96.0.1:80"));
+        // The node gets another name: what is pinned goes along, and goes on.
+        let mut former = bench.pins.clone().into_os_string();
+        former.push("-former");
+        let former = PathBuf::from(former);
+        datapath::rename(&bench.pins, &former).unwrap();
+        assert_eq!(ask_tcp("10.96.0.1:80").unwrap(), answer("tcp", "10.96.0.1:80"));
+        datapath::rename(&former, &bench.pins).unwrap();
+        datapath::rename(&former, &bench.pins).unwrap();
+        assert_eq!((bench.run(&services()), former.exists()), (0, false));
+        // Where another node's are, it is the former name's that go.
+        datapath::load(&former).map(drop).unwrap();
+        datapath::rename(&former, &bench.pins).unwrap();
+        assert_eq!((bench.run(&services()), former.exists()), (0, false));
         // Maps of another version go, once nothing uses them.
         fs::create_dir(bench.pins.join("v0")).unwrap();
         fs::hard_link(bench.pins.join(abi::VERSION).join("METRICS"), bench.pins.join("v0/METRICS")).unwrap();

@@ -107,6 +107,11 @@ impl Proxy {
         let _ = synced.wait_for(|synced| *synced).await;
     }
 
+    /// Takes over the pins of a node that has another name now.
+    pub fn rename(from: &Path, to: &Path) -> Result<(), ProxyError> {
+        Ok(datapath::rename(from, to)?)
+    }
+
     /// Detaches the programs and removes every pin of this node.
     pub fn uninstall(pin_dir: &Path) -> Result<(), ProxyError> {
         Ok(datapath::uninstall(pin_dir)?)

@@ -40,7 +40,7 @@ pub(crate) async fn start_runtime(
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<NodeRuntime> {
-    Footprint::of(settings).write(settings.data_dir())?;
+    keep_footprint(settings)?;
     let registries = Registries::load(Path::new(REGISTRIES)).context("registry settings")?;
     let (endpoint, containerd) = match &settings.args.container_runtime_endpoint {
         Some(endpoint) => (endpoint.clone(), None),
@@ -54,6 +54,19 @@ pub(crate) async fn start_runtime(
     };
     let runtime = Runtime::connect(&endpoint).context("the container runtime cannot be reached")?;
     Ok(NodeRuntime { runtime, registries, endpoint, _containerd: containerd })
+}
+
+/// Writes down where this node leaves traces, and takes over what the node has by a former name.
+fn keep_footprint(settings: &Settings) -> anyhow::Result<()> {
+    let footprint = Footprint::of(settings);
+    if let Some(former) = Footprint::read(settings.data_dir())? {
+        let (from, to) = (former.pin_dir(), footprint.pin_dir());
+        if from != to {
+            Proxy::rename(&from, &to)
+                .with_context(|| format!("eBPF pins of node {}, the former name", former.node_name))?;
+        }
+    }
+    footprint.write(settings.data_dir())
 }
 
 /// Imports every archive of the directory. One that cannot be imported is no reason to have no node.
