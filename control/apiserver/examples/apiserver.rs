@@ -43,7 +43,7 @@ async fn run(dir: PathBuf, port: u16, durable: bool) -> Result<(), Error> {
         service_cidr: "10.96.0.0/16".to_owned(),
         service_node_port_range: (30000, 32767),
         cluster_domain: "cluster.local".to_owned(),
-        cluster_dns: IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)),
+        cluster_dns: Some(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10))),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());

@@ -24,8 +24,8 @@ pub struct Config {
     pub service_node_port_range: (u16, u16),
     /// The cluster's DNS domain, `cluster.local`.
     pub cluster_domain: String,
-    /// The address of the cluster's DNS service.
-    pub cluster_dns: IpAddr,
+    /// The address of the cluster's DNS Service; `None` where cluster DNS is somebody else's, and the Service, too.
+    pub cluster_dns: Option<IpAddr>,
     /// The program's own version, appended to the Kubernetes version in `/version`.
     pub version: String,
 }

@@ -123,6 +123,11 @@ fn pid(data: &Path) -> i32 {
     i32::try_from(record["pid"].as_i64().expect("a number")).expect("a pid")
 }
 
+fn has_ended(pid: i32) -> bool {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_err()
+        || std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
+}
+
 /// Waits for a state of the world that nothing announces to the test, with a deadline.
 async fn until(what: &str, mut reached: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
@@ -190,11 +195,7 @@ async fn scenario() {
     config.program = Some(upgraded);
     let running = start(&config).await;
     assert_ne!(pid(data.path()), second, "another program takes over");
-    until("the end of the second", || {
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(second), None).is_err()
-            || std::fs::read_to_string(format!("/proc/{second}/stat")).map_or(true, |stat| stat.contains(") Z "))
-    })
-    .await;
+    until("the end of the second", || has_ended(second)).await;
     assert_eq!(
         asker.goes_on("answers of the third").await,
         in_its_hands,
@@ -204,7 +205,11 @@ async fn scenario() {
     asker.stop.store(true, Ordering::Relaxed);
     thread.join().expect("the asker");
     stop(running).await;
-    Supervisor::uninstall(data.path()).await.expect("uninstalled");
-    assert!(!data.path().join("dns").exists());
+    let third = pid(data.path());
+    for _ in 0..2 {
+        Supervisor::retire(data.path(), &client(), "test").await.expect("retired");
+        assert!(!data.path().join("dns").exists());
+    }
+    assert!(has_ended(third), "a DNS process that is ours no more goes on");
     println!("dns_process: {} queries, {in_its_hands} failed", asker.asked.load(Ordering::Relaxed));
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::Config;
 use crate::auth::{MASTERS, User};
-use crate::registry::Registry;
+use crate::registry::{DeleteOptions, Registry};
 use crate::request::Warnings;
 
 /// What failed, and how it was refused.
@@ -36,9 +36,16 @@ pub(crate) async fn run(registry: &Registry) -> Result<(), Failure> {
         registry.allocators().await.map_err(|status| ("build the pools of service addresses".to_owned(), status))?;
     let first = allocators.first_address().to_string();
     same_address(registry, ("default", "kubernetes"), &first, "--service-cidr").await?;
-    let dns = registry.config().cluster_dns.to_string();
-    same_address(registry, ("kube-system", "kube-dns"), &dns, "--cluster-dns (the tenth of --service-cidr by default)")
-        .await?;
+    match registry.config().cluster_dns {
+        Some(dns) => {
+            let flag = "--cluster-dns (the tenth of --service-cidr by default)";
+            same_address(registry, ("kube-system", "kube-dns"), &dns.to_string(), flag).await?;
+        }
+        None => {
+            let removed = remove_dns_service(registry, &user).await;
+            removed.map_err(|status| ("remove the Service kube-dns, which is ours no more".to_owned(), status))?;
+        }
+    }
     ensure_all(registry, &user, namespaced_objects(registry.config(), &first)).await
 }
 
@@ -50,17 +57,36 @@ async fn same_address(
     flag: &str,
 ) -> Result<(), Failure> {
     let action = || format!("give the Service {name} the address {address}");
-    let found = async {
-        let key = registry.key("", "services", namespace, name)?;
-        Ok(registry.cache("", "services").await?.get(&key))
-    };
-    let Some(entry) = found.await.map_err(|status| (action(), status))? else { return Ok(()) };
-    let service: Value = serde_json::from_slice(&entry.bytes).unwrap_or_default();
+    let found = service(registry, namespace, name).await.map_err(|status| (action(), status))?;
+    let Some(service) = found else { return Ok(()) };
     match service["spec"]["clusterIP"].as_str() {
         Some(there) if there != address => {
             let why = format!("it has had {there} since the cluster was founded; give {flag} as it was then");
             Err((action(), Status::bad_request(why)))
         }
+        _ => Ok(()),
+    }
+}
+
+async fn service(registry: &Registry, namespace: &str, name: &str) -> Result<Option<Value>, Status> {
+    let key = registry.key("", "services", namespace, name)?;
+    let entry = registry.cache("", "services").await?.get(&key);
+    Ok(entry.map(|entry| serde_json::from_slice(&entry.bytes).unwrap_or_default()))
+}
+
+/// Where cluster DNS was ours and is no more, its Service makes room for another one. One that somebody else made, or made
+/// his own, is left alone.
+async fn remove_dns_service(registry: &Registry, user: &User) -> Result<(), Status> {
+    let Some(service) = service(registry, "kube-system", "kube-dns").await? else { return Ok(()) };
+    let ours = dns_service(service["spec"]["clusterIP"].as_str().unwrap_or_default());
+    if merge_patch(&service, &ours) != service || !service["spec"]["selector"].is_null() {
+        return Ok(());
+    }
+    let warnings = Warnings::default();
+    let writer = registry.writer("", "services", "kube-system", user, &warnings)?;
+    match writer.delete("kube-dns", &DeleteOptions::default()).await {
+        // Another server of the cluster was faster.
+        Err(status) if status.code != 404 => Err(status),
         _ => Ok(()),
     }
 }
@@ -178,8 +204,9 @@ fn namespaced_objects(config: &Config, service_address: &str) -> Vec<Desired> {
                 "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
             }),
         ),
-        make("", "services", "kube-system", dns_service(&config.cluster_dns.to_string())),
     ];
+    let dns = config.cluster_dns.map(|address| dns_service(&address.to_string()));
+    all.extend(dns.map(|service| make("", "services", "kube-system", service)));
     // A server that listens to its own machine alone cannot be an endpoint: no pod reaches it.
     if config.advertise_address.is_loopback() {
         all.retain(|desired| desired.resource == "services");

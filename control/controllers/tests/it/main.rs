@@ -74,7 +74,7 @@ impl Cluster {
             service_cidr: "10.96.0.0/16".into(),
             service_node_port_range: (30000, 32767),
             cluster_domain: "cluster.local".into(),
-            cluster_dns: IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)),
+            cluster_dns: Some(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10))),
             version: "test".into(),
         };
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());

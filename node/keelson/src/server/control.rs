@@ -55,7 +55,7 @@ fn api_config(settings: &Settings) -> apiserver::Config {
         service_cidr: args.service_cidr.to_string(),
         service_node_port_range: (args.service_node_port_range.from, args.service_node_port_range.to),
         cluster_domain: args.cluster_domain.clone(),
-        cluster_dns: settings.cluster_dns,
+        cluster_dns: settings.enabled(Component::Dns).then_some(settings.cluster_dns),
         version: crate::version::KEELSON.to_owned(),
     }
 }

@@ -145,11 +145,18 @@ async fn start_network(
         Proxy::start(proxy_config(settings)?, traffic.clone(), ports, tasks, shutdown.clone())
             .await
             .context("the service proxy cannot start")?;
+    } else {
+        // Pinned programs go on for ever, by what Services once were.
+        Proxy::uninstall(&Footprint::of(settings).pin_dir()).context("the service proxy of an earlier start")?;
     }
     if settings.enabled(Component::Dns) {
         dns::Supervisor::start(dns_config(settings), dns_client, traffic, tasks, shutdown.clone())
             .await
             .context("cluster DNS cannot start")?;
+    } else {
+        dns::Supervisor::retire(settings.data_dir(), &dns_client, &settings.node_name)
+            .await
+            .context("the cluster DNS of an earlier start")?;
     }
     Ok(())
 }

@@ -31,7 +31,6 @@ use tokio_util::task::TaskTracker;
 use crate::cidr::Cidr;
 use crate::{NetworkError, files};
 
-pub use publish::ensure_service;
 pub use supervisor::{Supervisor, SupervisorConfig};
 
 use forward::Forwarder;

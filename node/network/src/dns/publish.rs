@@ -1,8 +1,6 @@
-//! How the cluster learns of DNS: Service `kube-system/kube-dns`, and one EndpointSlice a node.
+//! How the cluster learns of DNS: one EndpointSlice a node, of the Service `kube-system/kube-dns`, which the API server makes.
 
-use std::net::IpAddr;
-
-use informer::rest::{self, Path, Rest};
+use informer::rest::{self, DeleteOptions, Path, Rest};
 use serde_json::{Value, json};
 
 use super::SupervisorConfig;
@@ -11,32 +9,6 @@ use crate::NetworkError;
 /// The name of the slice of one node.
 pub(super) fn slice_name(node: &str) -> String {
     format!("kube-dns-{node}")
-}
-
-/// Creates Service `kube-system/kube-dns` with the given cluster address where it is missing.
-pub async fn ensure_service(client: &kube::Client, cluster_dns: IpAddr) -> Result<(), NetworkError> {
-    let (rest, services) = (Rest::new(client.clone()), Path::collection("", "v1", "services", "kube-system"));
-    if get(&rest, &services.clone().child("kube-dns")).await?.is_some() {
-        return Ok(());
-    }
-    let port = |name: &str, protocol: &str| json!({"name": name, "port": 53, "targetPort": 53, "protocol": protocol});
-    let service = json!({
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {
-            "name": "kube-dns",
-            "namespace": "kube-system",
-            "labels": {"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS", "kubernetes.io/cluster-service": "true"},
-        },
-        "spec": {
-            "type": "ClusterIP",
-            "clusterIP": cluster_dns,
-            // Each node answers its own pods.
-            "internalTrafficPolicy": "Local",
-            "ports": [port("dns", "UDP"), port("dns-tcp", "TCP")],
-        },
-    });
-    create(&rest, &services, &service).await
 }
 
 /// Makes this node's EndpointSlice so.
@@ -61,6 +33,17 @@ pub(super) async fn ensure_slice(client: &kube::Client, config: &SupervisorConfi
         found["metadata"][field] = wanted["metadata"][field].clone();
     }
     rest.update(&path, &found).await.map(drop).map_err(failed("update", &path))
+}
+
+/// Takes this node's EndpointSlice away, if it is there.
+pub(super) async fn remove_slice(client: &kube::Client, node_name: &str) -> Result<(), NetworkError> {
+    let rest = Rest::new(client.clone());
+    let path =
+        Path::collection("discovery.k8s.io", "v1", "endpointslices", "kube-system").child(&slice_name(node_name));
+    match rest.delete(&path, &DeleteOptions::default()).await {
+        Err(error) if !rest::is_not_found(&error) => Err(failed("delete", &path)(error)),
+        _ => Ok(()),
+    }
 }
 
 fn slice(config: &SupervisorConfig, node: Option<&Value>) -> Value {

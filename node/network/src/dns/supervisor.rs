@@ -73,6 +73,18 @@ impl Supervisor {
         Ok(Self)
     }
 
+    /// Ends the DNS process that an earlier start left, and takes this node's endpoint of Service `kube-dns` back. Where
+    /// there was none, nothing is asked of the API server.
+    pub async fn retire(data_dir: &Path, client: &kube::Client, node_name: &str) -> Result<(), NetworkError> {
+        if !Places::of(data_dir).directory.exists() {
+            return Ok(());
+        }
+        publish::remove_slice(client, node_name).await?;
+        Self::uninstall(data_dir).await?;
+        tracing::info!("cluster DNS is not ours any more: its process is ended, and it is no endpoint of kube-dns");
+        Ok(())
+    }
+
     /// Ends the DNS process and removes what it kept.
     pub async fn uninstall(data_dir: &Path) -> Result<(), NetworkError> {
         let places = Places::of(data_dir);

@@ -46,11 +46,43 @@ async fn a_founded_cluster_keeps_its_addresses() {
     crate::bootstrap::run(&api.registry).await.unwrap();
     for (change, expected) in [
         (Config { service_cidr: "10.97.0.0/24".into(), ..config() }, "it has had 10.96.0.1 since"),
-        (Config { cluster_dns: "10.96.0.20".parse().unwrap(), ..config() }, "it has had 10.96.0.10 since"),
+        (Config { cluster_dns: "10.96.0.20".parse().ok(), ..config() }, "it has had 10.96.0.10 since"),
     ] {
         let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
         let registry = Registry::new(Arc::new(change), api.store.clone(), tasks, shutdown);
         let (_, status) = crate::bootstrap::run(&registry).await.unwrap_err();
         assert!(status.message.starts_with(expected), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn somebody_elses_cluster_dns_is_left_alone() {
+    let path = "/api/v1/namespaces/kube-system/services/kube-dns";
+    let mut api = Api::empty();
+    // Each start is another process with the same store.
+    let start = async |api: &mut Api, cluster_dns: Option<IpAddr>| {
+        let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        api.registry = Registry::new(Arc::new(Config { cluster_dns, ..config() }), api.store.clone(), tasks, shutdown);
+        crate::bootstrap::run(&api.registry).await.unwrap();
+    };
+    let ours = config().cluster_dns;
+    // A cluster that is founded so has no such Service; one that had ours has it no more.
+    start(&mut api, None).await;
+    assert_eq!(api.get(path).await.code, 404);
+    start(&mut api, ours).await;
+    api.get(path).await.ok();
+    start(&mut api, None).await;
+    assert_eq!(api.get(path).await.code, 404);
+    // One that somebody has made his own stays as it is.
+    for spec in [
+        json!({"selector": {"k8s-app": "kube-dns"}}),
+        json!({"internalTrafficPolicy": "Cluster"}),
+        json!({"ports": [{"name": "metrics", "port": 9153, "protocol": "TCP"}]}),
+    ] {
+        start(&mut api, ours).await;
+        let changed = api.patch(path, MERGE, json!({"spec": spec})).await.ok();
+        start(&mut api, None).await;
+        assert_eq!(api.get(path).await.ok(), changed);
+        api.delete(path).await.ok();
     }
 }

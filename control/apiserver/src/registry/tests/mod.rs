@@ -81,7 +81,7 @@ fn config() -> Config {
         service_cidr: "10.96.0.0/24".into(),
         service_node_port_range: (30000, 30009),
         cluster_domain: "cluster.local".into(),
-        cluster_dns: "10.96.0.10".parse().unwrap(),
+        cluster_dns: Some("10.96.0.10".parse().unwrap()),
         version: "test".into(),
     }
 }
