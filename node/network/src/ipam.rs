@@ -69,7 +69,10 @@ pub(crate) enum IpamError {
     #[error("this node has no pod address range yet (Node spec.podCIDR is empty)")]
     NoRange,
     /// All are taken.
-    #[error("no address is free in {0}")]
+    #[error(
+        "all addresses for pods in {0} are taken; delete pods of this node, or found a cluster with a larger range for each \
+         node (--node-cidr-mask)"
+    )]
     Exhausted(Cidr),
     /// The file could not be written.
     #[error(transparent)]

@@ -435,14 +435,14 @@ fn sockets_of_gone_backends_are_ended() {
             enter_namespace();
             let _servers = (udp_server(&one.to_string(), "one"), udp_server(&six.to_string(), "six"));
             let (doomed, spared) = clients(one, six);
-            let before = doomed.each_ref().map(|client| client.ask());
+            let before = doomed.each_ref().map(Client::ask);
             ready.send(()).unwrap();
             wait.recv().unwrap();
             (before, doomed.map(|client| client.is_ended()), spared.map(|client| client.ask()))
         });
         started.recv().unwrap();
         let names = ["one", "one", "six", "one"].map(String::from);
-        assert_eq!(doomed.each_ref().map(|client| client.ask()), names);
+        assert_eq!(doomed.each_ref().map(Client::ask), names);
         for service in [four(&[two]), port(&[two]), six_of(&[seven])] {
             reconciler.apply(&owner(service.name), &service.desired()).unwrap();
         }
