@@ -4,7 +4,7 @@
 //! make a connection to them succeed.
 #![expect(unsafe_code, reason = "a test's own network namespace needs an interface flag set by ioctl")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -99,6 +99,7 @@ impl Service {
         Desired {
             sets: BTreeMap::from([(set.clone(), self.backends.clone())]),
             frontends: BTreeMap::from([(frontend, Target { set, flags: 0, affinity: self.affinity })]),
+            draining: BTreeSet::new(),
         }
     }
 }

@@ -16,13 +16,11 @@ pub(crate) struct Lost {
 }
 
 impl Lost {
-    /// Adds the ways from a frontend to those backends that are not among those kept; both are in ascending order. There
-    /// are none for TCP: a connection ends with its peer.
-    pub(crate) fn add(&mut self, frontend: &Frontend, backends: &[SocketAddr], kept: &[SocketAddr]) {
+    /// Adds a way from a frontend to a backend. There are none for TCP: a connection ends with its peer.
+    pub(crate) fn add(&mut self, frontend: Frontend, backend: SocketAddr) {
         if frontend.protocol == Protocol::Udp {
-            let gone = backends.iter().filter(|backend| kept.binary_search(backend).is_err());
-            self.ways.extend(gone.clone().map(|backend| (*frontend, *backend)));
-            self.backends.extend(gone);
+            self.ways.insert((frontend, backend));
+            self.backends.insert(backend);
         }
     }
 
@@ -82,9 +80,9 @@ mod tests {
         };
         let mut lost = Lost::default();
         let backends = [at("10.0.0.1:53"), at("10.0.0.2:53"), at("10.0.0.3:53")];
-        lost.add(&front(Some("10.96.0.1"), 53, Protocol::Udp), &backends, &backends[1..]);
-        lost.add(&front(Some("10.96.0.1"), 80, Protocol::Tcp), &backends, &[]);
-        lost.add(&front(None, 30053, Protocol::Udp), &backends[..1], &[]);
+        lost.add(front(Some("10.96.0.1"), 53, Protocol::Udp), backends[0]);
+        lost.add(front(Some("10.96.0.1"), 80, Protocol::Tcp), backends[0]);
+        lost.add(front(None, 30053, Protocol::Udp), backends[0]);
         lost.at_nodes(["192.0.2.1".parse().unwrap()].iter());
         for (from, to, expected) in [
             ("10.96.0.1:53", "10.0.0.1:53", true),

@@ -65,6 +65,8 @@ struct Applied {
     /// Former extents of sets that could not be taken out of use yet: some frontend may still lead there.
     replaced: Vec<(SetKey, Extent)>,
     frontends: BTreeSet<Frontend>,
+    /// Ways of datagrams that nobody new takes, to backends that still serve who took them.
+    lingering: Vec<(Frontend, SocketAddr)>,
 }
 
 /// Mirror of the maps, and what it takes to change them.
@@ -169,6 +171,14 @@ impl<K: Kernel> Reconciler<K> {
         before: &mut Applied,
         after: &mut Applied,
     ) -> Result<BTreeSet<Owner>, ReconcileError> {
+        for (frontend, backend) in std::mem::take(&mut before.lingering) {
+            let target = desired.frontends.get(&frontend).map(|target| &desired.sets[&target.set]);
+            if desired.draining.contains(&backend) {
+                after.lingering.push((frontend, backend));
+            } else if target.is_none_or(|backends| backends.binary_search(&backend).is_err()) {
+                self.lost.add(frontend, backend);
+            }
+        }
         for (set, backends) in &desired.sets {
             let extent = self.place(set, backends, before)?;
             after.sets.insert(set.clone(), extent);
@@ -195,7 +205,9 @@ impl<K: Kernel> Reconciler<K> {
                 self.kernel.put_service(frontend, &value)?;
                 self.writes += 1;
                 if let Some(old) = self.entries.insert(*frontend, value) {
-                    self.lose(frontend, &old, before, &extent.backends);
+                    let kept = extent.backends.clone();
+                    let gone = self.gone(frontend, &old, before, &kept);
+                    self.lose(*frontend, gone, desired, after);
                 }
             }
             before.frontends.remove(frontend);
@@ -206,7 +218,8 @@ impl<K: Kernel> Reconciler<K> {
             before.frontends.remove(&frontend);
             self.writes += 1;
             if let Some(old) = self.entries.remove(&frontend) {
-                self.lose(&frontend, &old, before, &[]);
+                let gone = self.gone(&frontend, &old, before, &[]);
+                self.lose(frontend, gone, desired, after);
             }
             self.owners.remove(&frontend);
             freed.extend(self.rivals.remove(&frontend).unwrap_or_default());
@@ -256,17 +269,27 @@ impl<K: Kernel> Reconciler<K> {
         Ok(Extent { base, id, affine: old.is_some_and(|old| old.affine), backends: backends.to_vec() })
     }
 
-    /// Takes notice of the backends that a frontend led to by its old entry and leads to no more.
-    fn lose(&mut self, frontend: &Frontend, old: &abi::Service, before: &Applied, kept: &[SocketAddr]) {
+    /// Takes notice that a frontend leads to these backends no more: the ways there are lost, or will be.
+    fn lose(&mut self, frontend: Frontend, gone: Vec<SocketAddr>, desired: &Desired, after: &mut Applied) {
+        for backend in gone {
+            if desired.draining.contains(&backend) {
+                after.lingering.push((frontend, backend));
+            } else {
+                self.lost.add(frontend, backend);
+            }
+        }
+    }
+
+    /// Backends that a frontend led to by its old entry, without those kept, which are in ascending order.
+    fn gone(&self, frontend: &Frontend, old: &abi::Service, before: &Applied, kept: &[SocketAddr]) -> Vec<SocketAddr> {
         let former = before.sets.iter().chain(before.replaced.iter().map(|(set, extent)| (set, extent)));
         let of_family = former.filter(|(set, _)| set.family == frontend.family).map(|(_, extent)| extent);
         // What an earlier process did not come to may be an orphan still.
         let orphan = self.orphans.get(&(frontend.family, old.id, old.base));
         let count = usize::from(old.count);
         let extent = of_family.chain(orphan).find(|extent| extent.base == old.base && extent.backends.len() == count);
-        if let Some(extent) = extent {
-            self.lost.add(frontend, &extent.backends, kept);
-        }
+        let backends = extent.map_or(&[][..], |extent| &extent.backends);
+        backends.iter().filter(|backend| kept.binary_search(backend).is_err()).copied().collect()
     }
 
     fn retire_replaced(&mut self, before: &mut Applied, after: &Applied) {
@@ -292,7 +315,9 @@ impl<K: Kernel> Reconciler<K> {
             self.kernel.delete_service(&frontend)?;
             self.writes += 1;
             if let Some(old) = self.entries.remove(&frontend) {
-                self.lose(&frontend, &old, &nobody, &[]);
+                for backend in self.gone(&frontend, &old, &nobody, &[]) {
+                    self.lost.add(frontend, backend);
+                }
             }
         }
         for ((family, _, _), orphan) in self.orphans.drain() {

@@ -84,6 +84,7 @@ fn wanted(protocol: Protocol, port: u16, backends: &[u8], affinity: u32) -> Desi
             Frontend { family: Family::V4, address, port, protocol },
             Target { set, flags: 0, affinity },
         )]),
+        draining: BTreeSet::new(),
     }
 }
 
@@ -195,6 +196,28 @@ fn clients_of_gone_backends_are_forgotten() {
     reconciler.clean().unwrap();
     let clients = "clients {(1, 10.0.0.2:80), (1, 10.0.0.3:80), (2, 10.0.0.7:80)}";
     assert_eq!(fake.calls(), [clients, "senders 10.96.0.1:53>10.0.0.2:80 10.96.0.1:53>10.0.0.3:80"]);
+}
+
+#[test]
+fn who_talks_to_a_draining_backend_goes_on_until_it_is_gone() {
+    let fake = Fake::default();
+    let mut reconciler = started(&fake);
+    let mut step = |backends: &[u8], draining: &[u8]| {
+        let draining = draining.iter().map(|last| SocketAddr::from(([10, 0, 0, *last], 80))).collect();
+        let desired = Desired { draining, ..wanted(Protocol::Udp, 53, backends, 0) };
+        reconciler.apply(&key("a"), &desired).unwrap();
+        fake.calls();
+        reconciler.clean().unwrap();
+        fake.calls()
+    };
+    let none = Vec::<String>::new();
+    assert_eq!(step(&[1, 2, 3], &[]), none);
+    assert_eq!(step(&[3], &[1, 2]), none, "two of them terminate and serve");
+    assert_eq!(step(&[3, 4], &[1, 2]), none);
+    assert_eq!(step(&[3, 4], &[2]), ["senders 10.96.0.1:53>10.0.0.1:80"], "one is gone, with no entry changed");
+    assert_eq!(step(&[2, 3, 4], &[]), none, "a backend of that address is there again");
+    assert_eq!(step(&[3, 4], &[2]), none);
+    assert_eq!(step(&[], &[]), ["senders 10.96.0.1:53>10.0.0.2:80 10.96.0.1:53>10.0.0.3:80 10.96.0.1:53>10.0.0.4:80"]);
 }
 
 #[test]

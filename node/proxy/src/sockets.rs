@@ -145,8 +145,8 @@ fn abort_here(maps: &Maps, processes: &BTreeSet<u32>, lost: &Lost) -> io::Result
             }
             match destroy(&netlink, family, &id) {
                 Ok(()) => count += 1,
-                // Its program was faster.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // Its program was faster; another socket may be in its place.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESTALE)) => {}
                 Err(error) => return Err(error),
             }
         }

@@ -99,6 +99,8 @@ pub struct Desired {
     pub sets: BTreeMap<SetKey, Vec<SocketAddr>>,
     /// Frontends.
     pub frontends: BTreeMap<Frontend, Target>,
+    /// Datagram endpoints that terminate but still serve: who talks to one goes on.
+    pub draining: BTreeSet<SocketAddr>,
 }
 
 /// Pods' ports on this node: protocol (IANA's number) and address, unspecified for every one of the node's → the pod.
@@ -205,6 +207,11 @@ fn add_port(
             add(family, None, port.node_port, false, flags);
         }
     }
+    if protocol == Protocol::Udp {
+        let sets = wanted.sets.keys().filter(|set| set.protocol == protocol && set.port == port.name);
+        let draining = sets.flat_map(|set| endpoints(slices, set, place).draining).map(|(at, _)| at);
+        wanted.draining.extend(draining.collect::<Vec<_>>());
+    }
 }
 
 fn addresses(texts: &[String]) -> Vec<IpAddr> {
@@ -218,8 +225,26 @@ pub fn family_of(address: &IpAddr) -> Family {
 
 /// Ready endpoints, by topology hints those for here; where none is ready, those that terminate but still serve.
 fn backends(slices: &[Arc<EndpointSlice>], set: &SetKey, place: Place<'_>) -> Vec<SocketAddr> {
-    let mut ready = Vec::new();
-    let mut draining = Vec::new();
+    let Endpoints { ready, draining } = endpoints(slices, set, place);
+    let chosen = match (ready.is_empty(), set.local) {
+        (true, _) => draining,
+        (false, true) => ready,
+        (false, false) => nearest(ready, place),
+    };
+    let chosen: BTreeSet<_> = chosen.into_iter().map(|(at, _)| at).collect();
+    chosen.into_iter().take(usize::from(u16::MAX)).collect()
+}
+
+/// Endpoints of a set that answer.
+#[derive(Default)]
+struct Endpoints<'a> {
+    ready: Vec<(SocketAddr, &'a Endpoint)>,
+    /// Those that terminate but still serve.
+    draining: Vec<(SocketAddr, &'a Endpoint)>,
+}
+
+fn endpoints<'a>(slices: &'a [Arc<EndpointSlice>], set: &SetKey, place: Place<'_>) -> Endpoints<'a> {
+    let Endpoints { mut ready, mut draining } = Endpoints::default();
     for slice in slices {
         let matching = matching_ports(slice, set);
         for endpoint in &slice.endpoints {
@@ -236,13 +261,7 @@ fn backends(slices: &[Arc<EndpointSlice>], set: &SetKey, place: Place<'_>) -> Ve
             list.extend(matching.iter().map(|port| (SocketAddr::new(address, *port), endpoint)));
         }
     }
-    let chosen = match (ready.is_empty(), set.local) {
-        (true, _) => draining,
-        (false, true) => ready,
-        (false, false) => nearest(ready, place),
-    };
-    let chosen: BTreeSet<_> = chosen.into_iter().map(|(at, _)| at).collect();
-    chosen.into_iter().take(usize::from(u16::MAX)).collect()
+    Endpoints { ready, draining }
 }
 
 /// Those that hints give to this node, else to its zone. Hints count only where every endpoint has them and one is for
@@ -426,6 +445,19 @@ mod tests {
             check(name, spec(), endpoints.clone(), &[&format!("Tcp 10.96.0.5:80 -> {expected}")]);
         }
     }
+
+    #[test]
+    fn draining_endpoints_of_datagrams() {
+        let conditions = json!({"ready": false, "serving": true, "terminating": true});
+        let endpoints = || json!([{"addresses": ["10.0.0.1"]}, {"addresses": ["10.0.0.2"], "conditions": conditions}]);
+        for (port, expected) in [("http", vec![]), ("dns", vec!["10.0.0.2:5353"])] {
+            let protocol = if port == "dns" { "UDP" } else { "TCP" };
+            let spec = json!({"clusterIP": "10.96.0.5", "ports": [{"name": port, "port": 53, "protocol": protocol}]});
+            let wanted = desired(&service(spec), &[slice(endpoints())], HERE);
+            assert_eq!(wanted.draining.iter().map(ToString::to_string).collect::<Vec<_>>(), expected, "{port}");
+        }
+    }
+
     #[test]
     fn topology_hints() {
         let spec = |policy: &str| json!({"clusterIP": "10.96.0.5", "internalTrafficPolicy": policy, "ports": [{"name": "http", "port": 80}]});
