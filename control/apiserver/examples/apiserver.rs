@@ -35,6 +35,8 @@ async fn run(dir: PathBuf, port: u16, durable: bool) -> Result<(), Error> {
     };
     let config = Config {
         data_dir: dir,
+        kubeconfig_copy: None,
+        certificate_life: apiserver::pki::CERTIFICATE_LIFE,
         bind_address: local,
         port,
         advertise_address: local,

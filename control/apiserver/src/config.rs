@@ -2,12 +2,17 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The settings of one API server. Everything else is derived from these.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// DATA_DIR: `pki/` and `kubeconfig` are written below it.
     pub data_dir: PathBuf,
+    /// Where the administrators' kubeconfig is to be, too.
+    pub kubeconfig_copy: Option<PathBuf>,
+    /// How long certificates are valid; they are renewed when a quarter of it is left.
+    pub certificate_life: Duration,
     /// The address to listen on.
     pub bind_address: IpAddr,
     /// The port to listen on; 0 lets the kernel choose.

@@ -4,6 +4,7 @@
 //! every point where its body may panic, or be made anew at the beginning of the body.
 
 mod backoff;
+pub mod clock;
 
 use std::any::Any;
 use std::collections::BTreeMap;

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use cri::containerd::Registries;
 use k8s_openapi::api::core::v1::Taint;
+use rustls::server::ResolvesServerCert;
 
 /// The settings of one node.
 #[derive(Clone, Debug)]
@@ -36,10 +38,8 @@ pub struct KubeletConfig {
     pub api_address: IpAddr,
     /// Port of the kubelet's API.
     pub api_port: u16,
-    /// PEM of the serving certificate (with chain).
-    pub tls_cert: String,
-    /// PEM of its key.
-    pub tls_key: String,
+    /// The serving certificate, whichever it is at the time.
+    pub certificate: Arc<dyn ResolvesServerCert>,
     /// PEM of the CA whose client certificates authenticate.
     pub client_ca: String,
     /// Version the node reports, e.g. `v1.36.0+keelson-0.1.0`.

@@ -107,8 +107,7 @@ impl Kubelet {
         let api_config = ApiConfig {
             listen: SocketAddr::new(config.api_address, config.api_port),
             node_name: config.node_name.clone(),
-            cert_pem: config.tls_cert.clone(),
-            key_pem: config.tls_key.clone(),
+            certificate: Arc::clone(&config.certificate),
             client_ca_pem: config.client_ca.clone(),
         };
         let authorizer = Arc::new(ReviewAuthorizer::new(client.clone()));

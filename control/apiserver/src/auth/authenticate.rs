@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use apimachinery::status::Status;
 use base64::Engine;
@@ -11,6 +12,7 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue};
 
 use super::tokens::TokenIssuer;
+use super::x509::Identity;
 use super::{ANONYMOUS, UNAUTHENTICATED, User};
 
 /// The identity of a caller in this process. Only this crate can put it into a request; a request from the network gets
@@ -21,8 +23,8 @@ pub(crate) struct InProcess(pub(crate) Arc<User>);
 /// Who is at the other end of a connection.
 #[derive(Clone)]
 pub(crate) struct Peer {
-    /// The identity of its verified client certificate.
-    pub(crate) user: Option<Arc<User>>,
+    /// What its verified client certificate says.
+    pub(crate) identity: Option<Arc<Identity>>,
     pub(crate) address: IpAddr,
 }
 
@@ -31,8 +33,13 @@ pub(crate) fn authenticate(parts: &mut Parts, tokens: &TokenIssuer) -> Result<Ar
     if let Some(InProcess(user)) = parts.extensions.get::<InProcess>() {
         return Ok(user.clone());
     }
-    if let Some(Peer { user: Some(user), .. }) = parts.extensions.get() {
-        return Ok(user.clone());
+    if let Some(Peer { identity: Some(identity), .. }) = parts.extensions.get() {
+        if !identity.valid.contains(&SystemTime::now()) {
+            let user = &identity.user.name;
+            tracing::info!(user, "unable to authenticate the request: its certificate has expired or is not yet valid");
+            return Err(Status::unauthorized());
+        }
+        return Ok(identity.user.clone());
     }
     let token = bearer(&parts.headers).map(str::to_owned).or_else(|| of_websocket(&mut parts.headers));
     let Some(token) = token else { return Ok(Arc::new(anonymous())) };

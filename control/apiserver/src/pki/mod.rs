@@ -2,14 +2,19 @@
 //!
 //! Everything lies in DATA_DIR/pki, mode 0600, each file written beside its place, synced and renamed. A certificate and
 //! its key are one file, so that no crash can leave a pair that does not fit. A file that cannot be read is an error that
-//! names it; nothing is ever replaced silently but a serving certificate whose names changed or whose time is running out.
+//! names it; nothing is ever replaced silently but a certificate whose names changed, whose time is running out or has not come.
+//!
+//! Clocks are wrong where machines start without a battery for theirs. So the CA is valid from the beginning of time, nothing
+//! ends before a clock that is right would say so, and whoever sets the clock makes [`live`] look at what is in use.
 
 mod files;
 mod kubeconfig;
+mod live;
 
 use std::net::IpAddr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -21,13 +26,17 @@ use crate::auth::MASTERS;
 pub use files::write_private;
 use files::{read_optional, split_pem};
 pub use kubeconfig::write_kubeconfig;
+pub use live::Live;
 
 /// Certificates are valid from this long ago, for clients whose clocks are behind.
 const BACKDATED: Duration = Duration::from_secs(3600);
 const CA_LIFE: Duration = Duration::from_secs(3650 * 24 * 3600);
-const LEAF_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
-/// A stored certificate with less than this left is issued anew at start.
-const RENEW_BEFORE: Duration = Duration::from_secs(90 * 24 * 3600);
+/// What [`Pki::open_or_create`] is usually told.
+pub const CERTIFICATE_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Of a certificate's life, the part that is left when it is issued anew: one in this many.
+const RENEWAL_PART: u32 = 4;
+/// 2026-01-01: a clock that shows less is wrong.
+const NO_CLOCK_IS_RIGHT_BEFORE: Duration = Duration::from_secs(1_767_225_600);
 
 /// The user name of the API server at the kubelets.
 pub const KUBELET_CLIENT: &str = "kube-apiserver-kubelet-client";
@@ -92,6 +101,8 @@ pub struct Pki {
     ca: Certified,
     issuer: Issuer<'static, KeyPair>,
     service_account_key: String,
+    /// How long certificates are valid.
+    life: Duration,
 }
 
 impl std::fmt::Debug for Pki {
@@ -101,8 +112,9 @@ impl std::fmt::Debug for Pki {
 }
 
 impl Pki {
-    /// Opens the PKI in `dir`, making the CA and the service-account key if they are not there.
-    pub fn open_or_create(dir: &Path) -> Result<Self, PkiError> {
+    /// Opens the PKI in `dir`, making the CA and the service-account key if they are not there. Certificates that it issues are
+    /// valid for `life`, at least some seconds.
+    pub fn open_or_create(dir: &Path, life: Duration) -> Result<Self, PkiError> {
         files::create_dir(dir)?;
         let path = dir.join("ca.pem");
         let ca = match read_optional(&path)? {
@@ -121,8 +133,12 @@ impl Pki {
         if read_optional(&dir.join("ca.crt"))?.as_deref() != Some(ca.cert_pem.as_str()) {
             write_private(&dir.join("ca.crt"), ca.cert_pem.as_bytes())?;
         }
+        if !inspect(&path, &ca, validity)?.contains(&SystemTime::now()) {
+            let ca = path.display();
+            tracing::error!(%ca, "the CA is not valid at this time; if the clock is right, the cluster needs a new CA");
+        }
         let service_account_key = open_service_account_key(dir)?;
-        Ok(Self { dir: dir.to_owned(), ca, issuer, service_account_key })
+        Ok(Self { dir: dir.to_owned(), ca, issuer, service_account_key, life })
     }
 
     /// The CA's certificate, PEM.
@@ -137,7 +153,7 @@ impl Pki {
 
     /// A serving certificate for these DNS names and addresses. Not stored.
     pub fn issue_server(&self, common_name: &str, sans: &[String]) -> Result<Certified, PkiError> {
-        let mut params = leaf(common_name, &[]);
+        let mut params = self.leaf(common_name, &[]);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.subject_alt_names = sans.iter().map(|san| san_type(san, common_name)).collect::<Result<_, _>>()?;
         self.sign(common_name, &params)
@@ -145,7 +161,7 @@ impl Pki {
 
     /// A client certificate: the user is its common name, the groups its organizations. Not stored.
     pub fn issue_client(&self, user: &str, groups: &[&str]) -> Result<Certified, PkiError> {
-        let mut params = leaf(user, groups);
+        let mut params = self.leaf(user, groups);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.sign(user, &params)
     }
@@ -183,18 +199,45 @@ impl Pki {
         still_fits: impl Fn(&X509Certificate<'_>) -> bool,
         issue: impl FnOnce() -> Result<Certified, PkiError>,
     ) -> Result<Certified, PkiError> {
-        let path = self.dir.join(format!("{name}.pem"));
+        let path = self.path(name);
         if let Some(text) = read_optional(&path)? {
             let pair = split_pem(&path, &text)?;
             let key = KeyPair::from_pem(&pair.key_pem).map_err(|error| damaged(&path, error))?;
             check_pair(&path, &pair, &key)?;
-            if inspect(&path, &pair, |cert| still_fits(cert) && lasts(cert))? && self.signed_by_us(&path, &pair)? {
+            let (from, due) = (inspect(&path, &pair, validity)?.start, self.due(&path, &pair)?);
+            let in_time = (from..due).contains(&SystemTime::now());
+            if in_time && inspect(&path, &pair, still_fits)? && self.signed_by_us(&path, &pair)? {
                 return Ok(pair);
             }
         }
         let pair = issue()?;
         write_private(&path, format!("{}{}", pair.cert_pem, pair.key_pem).as_bytes())?;
         Ok(pair)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.pem"))
+    }
+
+    /// When a certificate is to be issued anew.
+    fn due(&self, path: &Path, pair: &Certified) -> Result<SystemTime, PkiError> {
+        inspect(path, pair, |cert| validity(cert).end - self.life / RENEWAL_PART)
+    }
+
+    /// What is common to the certificates that this CA signs.
+    fn leaf(&self, common_name: &str, organizations: &[&str]) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        let mut name = DistinguishedName::new();
+        for organization in organizations {
+            name.push(DnType::OrganizationName, *organization);
+        }
+        name.push(DnType::CommonName, common_name);
+        params.distinguished_name = name;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.use_authority_key_identifier_extension = true;
+        params.not_before = (SystemTime::now() - BACKDATED).into();
+        params.not_after = (sane_now() + self.life).into();
+        params
     }
 
     /// Whether a stored certificate comes from this CA rather than from one that was replaced.
@@ -249,25 +292,10 @@ fn new_ca() -> Result<Certified, PkiError> {
     params.distinguished_name = name;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.not_before = (SystemTime::now() - BACKDATED).into();
-    params.not_after = (SystemTime::now() + CA_LIFE).into();
+    params.not_before = UNIX_EPOCH.into();
+    params.not_after = (sane_now() + CA_LIFE).into();
     let cert = params.self_signed(&key).map_err(fail)?;
     Ok(Certified { cert_pem: cert.pem(), key_pem: key.serialize_pem() })
-}
-
-fn leaf(common_name: &str, organizations: &[&str]) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    let mut name = DistinguishedName::new();
-    for organization in organizations {
-        name.push(DnType::OrganizationName, *organization);
-    }
-    name.push(DnType::CommonName, common_name);
-    params.distinguished_name = name;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.use_authority_key_identifier_extension = true;
-    params.not_before = (SystemTime::now() - BACKDATED).into();
-    params.not_after = (SystemTime::now() + LEAF_LIFE).into();
-    params
 }
 
 fn san_type(san: &str, subject: &str) -> Result<SanType, PkiError> {
@@ -319,9 +347,15 @@ fn key_identifier<'a>(cert: &'a X509Certificate<'_>) -> Option<&'a [u8]> {
     })
 }
 
-fn lasts(cert: &X509Certificate<'_>) -> bool {
-    let until = cert.validity().not_after.timestamp();
-    until > unix_seconds().saturating_add(i64::try_from(RENEW_BEFORE.as_secs()).unwrap_or(i64::MAX))
+/// The first moment at which a certificate holds, and the first at which it does not any more.
+pub(crate) fn validity(cert: &X509Certificate<'_>) -> Range<SystemTime> {
+    let time = |seconds: i64| UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
+    let validity = cert.validity();
+    time(validity.not_before.timestamp())..time(validity.not_after.timestamp().saturating_add(1))
+}
+
+fn sane_now() -> SystemTime {
+    SystemTime::now().max(UNIX_EPOCH + NO_CLOCK_IS_RIGHT_BEFORE)
 }
 
 fn unix_seconds() -> i64 {

@@ -11,14 +11,14 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::CryptoProvider;
 use rustls::{DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::TaskTracker;
 
 use super::locate::{Target, Via};
-use crate::pki::{Certified, PkiError};
+use crate::pki::{Live, PkiError};
 use crate::request::BoxError;
 use crate::server::body::RequestBody;
 
@@ -40,24 +40,19 @@ pub(super) struct Unreachable {
 }
 
 impl Connector {
-    pub(super) fn new(ca_pem: &str, client: &Certified) -> Result<Self, PkiError> {
-        let fail = |problem: &dyn std::fmt::Display| PkiError::Damaged {
-            path: "apiserver-kubelet-client.pem".into(),
-            problem: problem.to_string(),
-        };
+    pub(super) fn new(ca_pem: &str, client: Live) -> Result<Self, PkiError> {
+        let fail =
+            |problem: &dyn std::fmt::Display| PkiError::Damaged { path: "ca.pem".into(), problem: problem.to_string() };
         let mut roots = rustls::RootCertStore::empty();
         let ca = CertificateDer::from_pem_slice(ca_pem.as_bytes()).map_err(|error| fail(&error))?;
         roots.add(ca).map_err(|error| fail(&error))?;
-        let cert = CertificateDer::from_pem_slice(client.cert_pem.as_bytes()).map_err(|error| fail(&error))?;
-        let key = PrivateKeyDer::from_pem_slice(client.key_pem.as_bytes()).map_err(|error| fail(&error))?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder =
             || rustls::ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
         let kubelets = builder()
             .map_err(|error| fail(&error))?
             .with_root_certificates(roots)
-            .with_client_auth_cert(vec![cert], key)
-            .map_err(|error| fail(&error))?;
+            .with_client_cert_resolver(Arc::new(client));
         let unverified = builder()
             .map_err(|error| fail(&error))?
             .dangerous()

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::tokens::Objects;
-use crate::pki::{Certified, PkiError};
+use crate::pki::{Live, PkiError};
 use crate::request::{Query, RequestInfo, ResponseBody};
 use crate::server::body::RequestBody;
 use crate::server::respond;
@@ -53,7 +53,7 @@ impl Streams {
     /// Streams that show `client` to kubelets and trust only the cluster's CA.
     pub(crate) fn new(
         ca_pem: &str,
-        client: &Certified,
+        client: Live,
         objects: Objects,
         tasks: TaskTracker,
         shutdown: CancellationToken,

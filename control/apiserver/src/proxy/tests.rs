@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::auth::authenticate::Peer;
-use crate::pki::Pki;
+use crate::pki::{CERTIFICATE_LIFE, Pki};
 use crate::server::body;
 
 const NODE: &str = r#"{"status":{"addresses":[{"type":"Hostname","address":"n"},{"type":"InternalIP","address":"10.0.0.5"}],
@@ -286,7 +286,10 @@ async fn listen(tasks: &TaskTracker, tls: Option<TlsAcceptor>) -> u16 {
 /// TLS with a certificate of a stranger, for another name.
 fn strange_tls() -> TlsAcceptor {
     let dir = tempfile::tempdir().unwrap();
-    let pair = Pki::open_or_create(dir.path()).unwrap().issue_server("x", &["elsewhere.example".to_owned()]).unwrap();
+    let pair = Pki::open_or_create(dir.path(), CERTIFICATE_LIFE)
+        .unwrap()
+        .issue_server("x", &["elsewhere.example".to_owned()])
+        .unwrap();
     let cert = CertificateDer::from_pem_slice(pair.cert_pem.as_bytes()).unwrap();
     let key = PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -301,13 +304,14 @@ fn strange_tls() -> TlsAcceptor {
 
 fn streams(tasks: &TaskTracker) -> Streams {
     let dir = tempfile::tempdir().unwrap();
-    let pki = Pki::open_or_create(dir.path()).unwrap();
+    let pki = Arc::new(Pki::open_or_create(dir.path(), CERTIFICATE_LIFE).unwrap());
+    let shutdown = CancellationToken::new();
+    let client = pki.keep("apiserver-kubelet-client", tasks, &shutdown, Pki::kubelet_client).unwrap();
     let objects: Objects = Arc::new(|_, resource, _, name| {
         let pod = json!({"status": {"podIPs": [{"ip": "127.0.0.1"}]}});
         ((resource, name) == ("pods", "p")).then(|| pod.to_string().into())
     });
-    Streams::new(pki.ca_pem(), &pki.kubelet_client().unwrap(), objects, tasks.clone(), CancellationToken::new())
-        .unwrap()
+    Streams::new(pki.ca_pem(), client, objects, tasks.clone(), shutdown).unwrap()
 }
 
 /// Method and path of a request to a pod of these tests, and the answer: code, head, body.
@@ -322,7 +326,7 @@ async fn ask(streams: &Streams, method: &str, path: &str) -> Result<(StatusCode,
         .header("x-hop", "1")
         .header("cookie", "c=1")
         .header("x-forwarded-for", "192.0.2.1")
-        .extension(Peer { user: None, address: [192, 0, 2, 9].into() });
+        .extension(Peer { identity: None, address: [192, 0, 2, 9].into() });
     let (parts, ()) = request.body(()).unwrap().into_parts();
     let query = Query::parse(parts.uri.query().unwrap_or_default());
     let info = RequestInfo::parse(&parts.method, parts.uri.path(), &query);

@@ -11,8 +11,8 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::socket::{setsockopt, sockopt};
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use super::{Inner, body};
 use crate::auth::authenticate::Peer;
 use crate::auth::x509;
-use crate::pki::{Certified, PkiError};
+use crate::pki::{Live, PkiError};
 
 /// Bounds in time and number.
 #[derive(Debug, Clone)]
@@ -76,9 +76,9 @@ const KEEPALIVE_INTERVAL: u32 = 10;
 const KEEPALIVE_COUNT: u32 = 3;
 
 /// The TLS side of the server: its certificate, and client certificates of the cluster's CA if the client has one.
-pub(crate) fn tls(ca_pem: &str, server: &Certified) -> Result<TlsAcceptor, PkiError> {
+pub(crate) fn tls(ca_pem: &str, server: Live) -> Result<TlsAcceptor, PkiError> {
     let fail =
-        |problem: &dyn std::fmt::Display| PkiError::Damaged { path: "server.pem".into(), problem: problem.to_string() };
+        |problem: &dyn std::fmt::Display| PkiError::Damaged { path: "ca.pem".into(), problem: problem.to_string() };
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = rustls::RootCertStore::empty();
     roots
@@ -88,14 +88,11 @@ pub(crate) fn tls(ca_pem: &str, server: &Certified) -> Result<TlsAcceptor, PkiEr
         .allow_unauthenticated()
         .build()
         .map_err(|error| fail(&error))?;
-    let cert = CertificateDer::from_pem_slice(server.cert_pem.as_bytes()).map_err(|error| fail(&error))?;
-    let key = PrivateKeyDer::from_pem_slice(server.key_pem.as_bytes()).map_err(|error| fail(&error))?;
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| fail(&error))?
         .with_client_cert_verifier(clients)
-        .with_single_cert(vec![cert], key)
-        .map_err(|error| fail(&error))?;
+        .with_cert_resolver(Arc::new(server));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
@@ -157,8 +154,10 @@ async fn connection(inner: Arc<Inner>, stream: TcpStream, address: IpAddr, tls: 
     let session = stream.get_ref().1;
     let h2 = session.alpn_protocol() == Some(b"h2");
     let certificate = session.peer_certificates().and_then(|chain| chain.first());
-    let peer =
-        Peer { user: certificate.and_then(|der| x509::user_of(der)).map(Arc::new), address: address.to_canonical() };
+    let peer = Peer {
+        identity: certificate.and_then(|der| x509::identity(der)).map(Arc::new),
+        address: address.to_canonical(),
+    };
     let asked = Arc::new(AtomicBool::new(false));
     let service = {
         let (inner, asked) = (inner.clone(), asked.clone());

@@ -27,7 +27,7 @@ use crate::Config;
 use crate::auth::tokens::{Objects, TokenIssuer};
 use crate::authz::Authorizer;
 use crate::discovery::Discovery;
-use crate::pki::{self, Pki, PkiError};
+use crate::pki::{self, Live, Pki, PkiError};
 use crate::proxy::Streams;
 use crate::registry::Registry;
 use crate::request::Services;
@@ -88,7 +88,7 @@ pub struct ApiServer {
 pub(crate) struct Inner {
     objects: Objects,
     pub(crate) config: Arc<Config>,
-    pki: Pki,
+    pki: Arc<Pki>,
     store: Arc<dyn Store>,
     pub(crate) registry: Registry,
     pub(crate) services: Arc<Services>,
@@ -123,7 +123,7 @@ impl ApiServer {
         limits: Limits,
     ) -> Result<Self, StartError> {
         let config = Arc::new(config);
-        let pki = Pki::open_or_create(&config.data_dir.join("pki"))?;
+        let pki = Arc::new(Pki::open_or_create(&config.data_dir.join("pki"), config.certificate_life)?);
         let registry = Registry::new(config.clone(), store.clone(), tasks.clone(), shutdown.clone());
         let caches = open_caches(&registry).await?;
         let objects = lookup(caches.clone());
@@ -134,8 +134,8 @@ impl ApiServer {
             &tasks,
             &shutdown,
         );
-        let streams =
-            Streams::new(pki.ca_pem(), &pki.kubelet_client()?, objects.clone(), tasks.clone(), shutdown.clone())?;
+        let client = pki.keep("apiserver-kubelet-client", &tasks, &shutdown, Pki::kubelet_client)?;
+        let streams = Streams::new(pki.ca_pem(), client, objects.clone(), tasks.clone(), shutdown.clone())?;
         let discovery = Discovery::new(format!("{}:{}", config.advertise_address, config.port), &config.version);
         let services = Arc::new(Services { authorizer, tokens: Arc::new(tokens) });
         let inner = Arc::new(Inner {
@@ -169,11 +169,11 @@ impl ApiServer {
         let listen = |source| StartError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let bound = listener.local_addr().map_err(listen)?;
-        let server = inner.pki.server("server", "kube-apiserver", &pki::server_sans(config))?;
-        let tls = listener::tls(inner.pki.ca_pem(), &server)?;
+        let server = self.certificate("server", "kube-apiserver", pki::server_sans(config))?;
+        let tls = listener::tls(inner.pki.ca_pem(), server)?;
         let host = if bound.ip().is_unspecified() { config.advertise_address } else { bound.ip() };
         let url = format!("https://{}", SocketAddr::new(host, bound.port()));
-        pki::write_kubeconfig(&config.data_dir.join("kubeconfig"), &url, inner.pki.ca_pem(), &inner.pki.admin()?)?;
+        self.keep_kubeconfig(url.clone())?;
         // A second call serves the same on another port; the first address stays the known one.
         let _ = inner.address.set(bound);
         let accepting = (inner.clone(), listener, tls);
@@ -192,6 +192,25 @@ impl ApiServer {
     /// The cluster's certificates and keys.
     pub fn pki(&self) -> &Pki {
         &self.inner.pki
+    }
+
+    /// A serving certificate, kept as NAME.pem and renewed while the server runs.
+    pub fn certificate(&self, name: &'static str, common_name: &str, sans: Vec<String>) -> Result<Live, PkiError> {
+        let (inner, common_name) = (&self.inner, common_name.to_owned());
+        inner.pki.keep(name, &inner.tasks, &inner.shutdown, move |pki| pki.server(name, &common_name, &sans))
+    }
+
+    /// Writes the administrators' kubeconfig, now and whenever their certificate is renewed.
+    fn keep_kubeconfig(&self, url: String) -> Result<(), PkiError> {
+        let inner = &self.inner;
+        let mut paths = vec![inner.config.data_dir.join("kubeconfig")];
+        paths.extend(inner.config.kubeconfig_copy.clone());
+        let written = move |pki: &Pki| {
+            let admin = pki.admin()?;
+            paths.iter().try_for_each(|path| pki::write_kubeconfig(path, &url, pki.ca_pem(), &admin))?;
+            Ok(admin)
+        };
+        inner.pki.keep("admin", &inner.tasks, &inner.shutdown, written).map(drop)
     }
 
     /// Where the server listens, once it does.

@@ -15,21 +15,27 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::*;
-use crate::pki::Certified;
+use crate::pki::{CERTIFICATE_LIFE, Certified};
 
 struct Running {
     server: ApiServer,
     address: SocketAddr,
     shutdown: CancellationToken,
     tasks: TaskTracker,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 async fn start(limits: Limits) -> Running {
+    start_with_life(limits, CERTIFICATE_LIFE).await
+}
+
+async fn start_with_life(limits: Limits, certificate_life: Duration) -> Running {
     let dir = tempfile::tempdir().unwrap();
     let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
     let config = Config {
         data_dir: dir.path().to_owned(),
+        kubeconfig_copy: None,
+        certificate_life,
         bind_address: local,
         port: 0,
         advertise_address: local,
@@ -45,7 +51,7 @@ async fn start(limits: Limits) -> Running {
     let store = Arc::new(MemoryStore::new());
     let server = ApiServer::start_with(config, store, tasks.clone(), shutdown.clone(), limits).await.unwrap();
     let address = server.serve().await.unwrap();
-    Running { server, address, shutdown, tasks, _dir: dir }
+    Running { server, address, shutdown, tasks, dir }
 }
 
 impl Running {
@@ -194,6 +200,38 @@ async fn kept_connections_have_a_time_of_their_own() {
     let mut answer = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await;
     assert!(read.is_ok() && answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    running.stop().await;
+}
+
+/// When the first certificates have expired, new clients see others, open connections go on, and who an expired certificate
+/// names is nobody any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_are_renewed_while_the_server_runs() {
+    let life = Duration::from_secs(3);
+    let running = start_with_life(Limits::default(), life).await;
+    let open = async |client: Option<&Certified>| {
+        let stream = running.connect(b"h2", client).await;
+        let shown = stream.get_ref().1.peer_certificates().unwrap()[0].clone();
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        running.tasks.spawn(async move { connection.await.unwrap_or_default() });
+        (sender, shown)
+    };
+    let kubeconfig = || std::fs::read_to_string(running.dir.path().join("kubeconfig")).unwrap();
+    let (admin, first_kubeconfig) = (running.server.pki().admin().unwrap(), kubeconfig());
+    let (mut anonymous, first) = open(None).await;
+    let (mut administrator, _) = open(Some(&admin)).await;
+    assert_eq!(administrator.send_request(get("/api/v1/pods")).await.unwrap().status(), 200);
+    // All were issued before now, to the second.
+    supervise::clock::until(std::time::SystemTime::now() + life + Duration::from_secs(1)).await.unwrap();
+    let renewed = running.server.pki().admin().unwrap();
+    let (mut newcomer, second) = open(Some(&renewed)).await;
+    assert!(first != second && admin != renewed);
+    assert_eq!(newcomer.send_request(get("/api/v1/pods")).await.unwrap().status(), 200);
+    assert_eq!(anonymous.send_request(get("/livez")).await.unwrap().status(), 200, "an open connection goes on");
+    assert_eq!(administrator.send_request(get("/api/v1/pods")).await.unwrap().status(), 401);
+    assert_ne!(first_kubeconfig, kubeconfig());
+    drop((anonymous, administrator, newcomer));
     running.stop().await;
 }
 

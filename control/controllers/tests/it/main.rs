@@ -65,6 +65,8 @@ impl Cluster {
         let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let config = apiserver::Config {
             data_dir: disk.dir.path().to_owned(),
+            kubeconfig_copy: None,
+            certificate_life: apiserver::pki::CERTIFICATE_LIFE,
             bind_address: local,
             port: 0,
             // A loopback address would be no endpoint of the `kubernetes` Service.

@@ -7,6 +7,7 @@ use anyhow::Context;
 use apiserver::ApiServer;
 use controllers::ControllersConfig;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
 use store::{MemoryStore, SqliteStore, Store};
 use tokio_util::sync::CancellationToken;
@@ -22,8 +23,8 @@ pub(crate) async fn start(
     let server = ApiServer::start(api_config(settings), store, tasks.clone(), shutdown.clone())
         .await
         .context("the API server cannot start")?;
+    make_room_for_kubeconfig(settings)?;
     server.serve().await.context("the API server cannot listen")?;
-    copy_kubeconfig(settings)?;
     start_scheduler(settings, &server, tasks, shutdown);
     start_controllers(settings, &server, tasks, shutdown);
     let administrator = server.client("system:keelson:manifests", &["system:masters", "system:authenticated"]);
@@ -47,6 +48,8 @@ fn api_config(settings: &Settings) -> apiserver::Config {
     let args = &settings.args;
     apiserver::Config {
         data_dir: args.data_dir.clone(),
+        kubeconfig_copy: args.write_kubeconfig.clone(),
+        certificate_life: apiserver::pki::CERTIFICATE_LIFE,
         bind_address: args.bind_address,
         port: args.port,
         advertise_address: advertised(settings),
@@ -96,13 +99,8 @@ fn controller_client(server: &ApiServer, controller: &str) -> kube::Client {
     server.client(&format!("system:serviceaccount:kube-system:{controller}"), &groups)
 }
 
-/// The API server writes DATA_DIR/kubeconfig; this is the copy that was asked for.
-fn copy_kubeconfig(settings: &Settings) -> anyhow::Result<()> {
-    let Some(copy) = &settings.args.write_kubeconfig else { return Ok(()) };
-    let original = settings.data_dir().join("kubeconfig");
-    let bytes = std::fs::read(&original).with_context(|| format!("{}: cannot be read", original.display()))?;
-    if let Some(dir) = copy.parent() {
-        std::fs::create_dir_all(dir).with_context(|| format!("{}: cannot be made", dir.display()))?;
-    }
-    apiserver::pki::write_private(copy, &bytes).context("--write-kubeconfig")
+/// The API server writes the copy that was asked for, and makes no directories.
+fn make_room_for_kubeconfig(settings: &Settings) -> anyhow::Result<()> {
+    let Some(dir) = settings.args.write_kubeconfig.as_deref().and_then(Path::parent) else { return Ok(()) };
+    std::fs::create_dir_all(dir).with_context(|| format!("--write-kubeconfig: {} cannot be made", dir.display()))
 }

@@ -13,6 +13,7 @@ use kubelet::{Kubelet, KubeletConfig};
 use network::{Network, NetworkConfig, dns};
 use proxy::{Proxy, ProxyConfig};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -202,7 +203,7 @@ fn kubelet_config(settings: &Settings, server: &ApiServer, registries: Registrie
     let sans =
         [settings.node_name.clone(), settings.node_ip.to_string(), "127.0.0.1".to_owned(), "localhost".to_owned()];
     let common_name = format!("system:node:{}", settings.node_name);
-    let serving = server.pki().server("kubelet", &common_name, &sans).context("the kubelet's certificate")?;
+    let serving = server.certificate("kubelet", &common_name, sans.to_vec()).context("the kubelet's certificate")?;
     let taint = |taint: &crate::config::Taint| Taint {
         key: taint.key.clone(),
         value: (!taint.value.is_empty()).then(|| taint.value.clone()),
@@ -223,8 +224,7 @@ fn kubelet_config(settings: &Settings, server: &ApiServer, registries: Registrie
         resolv_conf: settings.resolv_conf.clone(),
         api_address: settings.node_ip,
         api_port: KUBELET_PORT,
-        tls_cert: serving.cert_pem,
-        tls_key: serving.key_pem,
+        certificate: Arc::new(serving),
         client_ca: server.pki().ca_pem().to_owned(),
         version: crate::version::full(),
     })

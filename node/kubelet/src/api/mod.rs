@@ -17,6 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use rustls::server::ResolvesServerCert;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -123,10 +124,8 @@ pub struct ApiConfig {
     pub listen: SocketAddr,
     /// This node's name.
     pub node_name: String,
-    /// Serving certificate chain, PEM.
-    pub cert_pem: String,
-    /// Its key, PEM.
-    pub key_pem: String,
+    /// The serving certificate, whichever it is at the time.
+    pub certificate: Arc<dyn ResolvesServerCert>,
     /// The CA whose client certificates are believed, PEM.
     pub client_ca_pem: String,
 }

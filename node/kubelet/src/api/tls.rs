@@ -5,8 +5,8 @@ use std::sync::Arc;
 use rustls::RootCertStore;
 use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{ApiConfig, ApiError, User};
@@ -27,13 +27,8 @@ pub(super) fn server_config(config: &ApiConfig) -> Result<ServerConfig, ApiError
         .allow_unauthenticated()
         .build()
         .map_err(|error| bad("client CA")(error.to_string()))?;
-    let chain = certificates(&config.cert_pem).map_err(bad("certificate"))?;
-    let key =
-        PrivateKeyDer::from_pem_slice(config.key_pem.as_bytes()).map_err(|error| bad("key")(format!("{error:?}")))?;
-    let mut server = ServerConfig::builder()
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)
-        .map_err(|error| bad("certificate")(error.to_string()))?;
+    let mut server =
+        ServerConfig::builder().with_client_cert_verifier(verifier).with_cert_resolver(Arc::clone(&config.certificate));
     server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(server)
 }

@@ -73,6 +73,8 @@ impl Answer {
 fn config() -> Config {
     Config {
         data_dir: "/nonexistent".into(),
+        kubeconfig_copy: None,
+        certificate_life: crate::pki::CERTIFICATE_LIFE,
         bind_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         port: 6443,
         advertise_address: "192.0.2.1".parse().unwrap(),
