@@ -133,6 +133,7 @@ impl Kubelet {
         supervise::spawn("logs", &tasks, &shutdown, (context, Arc::clone(&pods)), |(context, pods)| {
             Box::pin(logs::run(context, pods))
         });
+        supervise::spawn("clock", &tasks, &shutdown, Arc::clone(&pods), |pods| Box::pin(pods.follow_clock()));
         supervise::spawn("pods", &tasks, &shutdown, (pods, events), |(pods, events)| Box::pin(pods.run(events)));
         Ok(Kubelet { config, api })
     }

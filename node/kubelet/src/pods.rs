@@ -3,12 +3,14 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use cri::events::RuntimeEvent;
 use informer::rest::{self, Rest};
 use informer::{Informer, Meta, Projection};
 use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Deserializer};
+use supervise::Backoff;
 use tokio::sync::{Notify, mpsc};
 
 use crate::admission::{self, Offer};
@@ -135,6 +137,28 @@ impl Pods {
                     None => return,
                 },
             }
+        }
+    }
+
+    /// Tells the workers whenever somebody sets the clock: they wait for the time when a token is to be renewed, by a clock
+    /// that nobody sets.
+    pub(crate) async fn follow_clock(&self) {
+        let mut retry = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+        while let Some(set) = self.context.shutdown.run_until_cancelled(supervise::clock::set()).await {
+            match set {
+                Ok(()) => self.tell_all(|| Message::ClockSet).await,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot notice when the clock is set; trying again");
+                    retry.wait(&self.context.shutdown).await;
+                }
+            }
+        }
+    }
+
+    async fn tell_all(&self, message: impl Fn() -> Message) {
+        for handle in self.handles() {
+            // A worker that ended does not need it.
+            let _ = handle.inbox.send(message()).await;
         }
     }
 
@@ -289,9 +313,7 @@ impl Pods {
             RuntimeEvent::Exit { container_id, .. } => (container_id.clone(), Message::Exited(container_id)),
             RuntimeEvent::Oom { container_id } => (container_id.clone(), Message::Oom(container_id)),
             RuntimeEvent::Resync => {
-                for handle in self.handles() {
-                    let _ = handle.inbox.send(Message::Resync).await;
-                }
+                self.tell_all(|| Message::Resync).await;
                 *swept = false;
                 return;
             }

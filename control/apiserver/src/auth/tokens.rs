@@ -214,7 +214,8 @@ impl TokenIssuer {
     pub fn authenticate(&self, token: &str, audiences: &[String]) -> Result<(User, Vec<String>), TokenError> {
         let claims = self.verified(token)?;
         let now = jiff::Timestamp::now().as_second();
-        if claims.exp <= now || claims.nbf > now + 5 {
+        // One that is not valid yet was signed before the clock was put back: we sign none for later.
+        if claims.exp <= now {
             return Err(TokenError::Invalid("out of its time".to_owned()));
         }
         let good: Vec<String> = if audiences.is_empty() {

@@ -18,7 +18,16 @@ type Key = (String, i64);
 #[derive(Clone, Debug)]
 struct Token {
     text: String,
+    asked_at: Timestamp,
     refresh_at: Timestamp,
+}
+
+impl Token {
+    /// Whether it is in the first part of its life. One from the future was asked for before the clock was put back: others
+    /// than the API server may not take it.
+    fn is_fresh(&self, now: Timestamp) -> bool {
+        (self.asked_at..self.refresh_at).contains(&now)
+    }
 }
 
 /// The tokens of one pod.
@@ -39,20 +48,20 @@ impl Tokens {
     ) -> Result<String, String> {
         let key = (audience.to_owned(), seconds);
         let now = Timestamp::now();
-        if let Some(token) = self.held.get(&key).filter(|token| token.refresh_at > now) {
+        if let Some(token) = self.held.get(&key).filter(|token| token.is_fresh(now)) {
             return Ok(token.text.clone());
         }
         match request(client, pod, account, audience, seconds).await {
             Ok((text, expires)) => {
                 let refresh_at = refresh_at(now, expires);
-                self.held.insert(key, Token { text: text.clone(), refresh_at });
+                self.held.insert(key, Token { text: text.clone(), asked_at: now, refresh_at });
                 Ok(text)
             }
             // An old token that still holds beats none.
             Err(error) => match self.held.get_mut(&key) {
                 Some(token) => {
                     tracing::warn!(%pod, account, error, "cannot refresh the service-account token, trying again in a minute");
-                    token.refresh_at = now + Duration::from_secs(60);
+                    (token.asked_at, token.refresh_at) = (now, now + Duration::from_secs(60));
                     Ok(token.text.clone())
                 }
                 None => Err(format!("failed to fetch token: {error}")),
@@ -98,6 +107,15 @@ async fn request(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_from_the_future_is_not_fresh() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let token = Token { text: String::new(), asked_at: at(1000), refresh_at: at(2000) };
+        for (now, fresh) in [(999, false), (1000, true), (1999, true), (2000, false)] {
+            assert_eq!(token.is_fresh(at(now)), fresh, "{now}");
+        }
+    }
 
     #[test]
     fn refreshed_at_four_fifths_of_life_or_after_a_day() {

@@ -60,6 +60,8 @@ pub(crate) enum Message {
     Oom(String),
     /// Events may have been missed: look at everything.
     Resync,
+    /// Somebody set the clock: what was to come at some time may be due.
+    ClockSet,
     /// A probe's verdict changed.
     Probe(Verdict),
 }

@@ -144,6 +144,7 @@ impl Worker {
             Message::Gone => self.removed(),
             Message::Oom(id) => self.ran_out_of_memory(id),
             Message::Resync => self.observed = false,
+            Message::ClockSet => self.refresh_soon(),
             Message::Exited(id) => self.exited(&id).await,
             Message::Probe(verdict) => self.judged(verdict),
         }
