@@ -84,6 +84,11 @@ impl StoreEvent {
     pub fn revision(&self) -> Revision {
         self.object.mod_revision
     }
+
+    /// How much it holds.
+    fn bytes(&self) -> usize {
+        self.object.value.len() + self.previous.as_ref().map_or(0, |previous| previous.value.len())
+    }
 }
 
 /// Objects below a prefix, in key order, as they were at one revision.
@@ -164,6 +169,23 @@ pub enum StoreError {
     },
 }
 
+/// The first of `events` that have about so many `bytes`, at least one, and whether others follow.
+pub(crate) fn first_bytes<E>(
+    events: impl Iterator<Item = Result<StoreEvent, E>>,
+    bytes: usize,
+) -> Result<(Vec<StoreEvent>, bool), E> {
+    let (mut found, mut taken) = (Vec::new(), 0usize);
+    for event in events {
+        if taken >= bytes {
+            return Ok((found, true));
+        }
+        let event = event?;
+        taken = taken.saturating_add(event.bytes());
+        found.push(event);
+    }
+    Ok((found, false))
+}
+
 /// Where objects are kept.
 ///
 /// Writes are acknowledged once they are durable, and their events have reached every [`WatchStream`]'s queue by then.
@@ -184,6 +206,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Everything that is written below `prefix` after the revision `after`, exactly once and in order.
     async fn watch(&self, prefix: &str, after: Revision) -> Result<WatchStream>;
+
+    /// What was written below `prefix` after the revision `after`, in order: all of it, or what begins it and has about so many
+    /// `bytes`. With the revision up to which this is all.
+    async fn history(&self, prefix: &str, after: Revision, bytes: usize) -> Result<(Vec<StoreEvent>, Revision)>;
 
     /// The revision of the last acknowledged write.
     async fn current_revision(&self) -> Result<Revision>;

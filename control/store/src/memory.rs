@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::api::{EventKind, Expect, KeyValue, Page, Result, Revision, Store, StoreError, StoreEvent};
+use crate::api::{EventKind, Expect, KeyValue, Page, Result, Revision, Store, StoreError, StoreEvent, first_bytes};
 use crate::hub::{Hub, WatchStream, lock};
 
 /// Events kept for watchers that resume and for lists at older revisions.
@@ -131,6 +131,21 @@ impl State {
         Some(object)
     }
 
+    /// What was written below `prefix` after `after`, as [`Store::history`] has it.
+    fn since(&self, prefix: &str, after: Revision, bytes: usize) -> Result<(Vec<StoreEvent>, Revision)> {
+        if after > self.revision {
+            return Err(StoreError::Future { current: self.revision });
+        }
+        if after < self.compacted {
+            return Err(StoreError::Compacted { oldest: self.compacted });
+        }
+        let from = self.history.partition_point(|event| event.revision() <= after);
+        let below = self.history.range(from..).filter(|event| event.object.key.starts_with(prefix));
+        let (events, more) = first_bytes(below.map(|event| Ok::<_, StoreError>(StoreEvent::clone(event))), bytes)?;
+        let reached = if more { events.last().map_or(after, StoreEvent::revision) } else { self.revision };
+        Ok((events, reached))
+    }
+
     /// The objects below `prefix` as they were at `revision`: the present ones with later events undone.
     fn at(&self, prefix: &str, revision: Revision) -> BTreeMap<Arc<str>, KeyValue> {
         let below = |key: &str| key.starts_with(prefix);
@@ -217,17 +232,16 @@ impl Store for MemoryStore {
     async fn watch(&self, prefix: &str, after: Revision) -> Result<WatchStream> {
         let state = lock(&self.inner.state);
         state.open()?;
-        if after > state.revision {
-            return Err(StoreError::Future { current: state.revision });
-        }
-        if after < state.compacted {
-            return Err(StoreError::Compacted { oldest: state.compacted });
-        }
+        let (history, _) = state.since(prefix, after, usize::MAX)?;
         let (stream, _) = self.inner.hub.subscribe(prefix);
-        let from = state.history.partition_point(|event| event.revision() <= after);
-        let history = state.history.range(from..).filter(|event| event.object.key.starts_with(prefix));
-        stream.prepend(history.map(|event| StoreEvent::clone(event)).collect());
+        stream.prepend(history);
         Ok(stream)
+    }
+
+    async fn history(&self, prefix: &str, after: Revision, bytes: usize) -> Result<(Vec<StoreEvent>, Revision)> {
+        let state = lock(&self.inner.state);
+        state.open()?;
+        state.since(prefix, after, bytes)
     }
 
     async fn current_revision(&self) -> Result<Revision> {

@@ -80,7 +80,7 @@ pub struct WatchCache {
 }
 
 pub(super) struct Shared {
-    store: Arc<dyn Store>,
+    pub(super) store: Arc<dyn Store>,
     prefix: Box<str>,
     field_names: Arc<[String]>,
     extract: Extractor,
@@ -232,32 +232,19 @@ impl WatchCache {
     }
 
     /// A watch of everything after the revision `after` (`None`: from now on), exactly once. What the cache has already
-    /// forgotten comes from the store's history, as long as that goes back far enough.
+    /// forgotten comes from the store's history, page by page, as long as that goes back far enough.
     pub async fn watch(&self, after: Option<Revision>, prefix: &str) -> Result<Watcher, CacheError> {
         let Some(after) = after else { return Ok(self.subscribe(prefix).1) };
         self.shared.catch_up();
-        {
+        let mut watcher = {
             let state = self.shared.state();
             if after >= state.ring.floor() {
                 return Ok(self.watcher(prefix, &state, state.ring.index_after(after), after));
             }
-        }
-        let history = self.shared.store.watch(prefix, after).await.map_err(|error| CacheError::of(error, after))?;
-        let (reached, _) = history.progress();
-        let backlog: VecDeque<_> = history
-            .take()
-            .map_err(|error| CacheError::of(error, after))?
-            .iter()
-            .filter(|event| event.revision() <= reached)
-            .map(|event| Arc::new(WatchEvent::of(event, &self.shared.field_names, &self.shared.extract)))
-            .collect();
-        self.shared.catch_up();
-        let state = self.shared.state();
-        if reached < state.ring.floor() {
-            return Err(CacheError::Lagged);
-        }
-        let mut watcher = self.watcher(prefix, &state, state.ring.index_after(reached), reached);
-        watcher.backlog = backlog;
+            self.watcher(prefix, &state, u64::MAX, after)
+        };
+        watcher.behind = Some(after);
+        watcher.look_back().await?;
         Ok(watcher)
     }
 
@@ -267,6 +254,7 @@ impl WatchCache {
             announced: self.shared.announced.subscribe(),
             shared: self.shared.clone(),
             prefix: prefix.into(),
+            behind: None,
             backlog: VecDeque::new(),
             next: self.shared.readers.join(next),
             after,
@@ -349,6 +337,11 @@ impl Shared {
 
     fn entry(&self, event: &StoreEvent) -> Arc<Entry> {
         Arc::new(Entry::new(&event.object, &self.field_names, &self.extract))
+    }
+
+    /// An event of the store's history.
+    pub(super) fn event(&self, event: &StoreEvent) -> Arc<WatchEvent> {
+        Arc::new(WatchEvent::of(event, &self.field_names, &self.extract))
     }
 
     /// The state at an older revision, if the ring goes back that far.

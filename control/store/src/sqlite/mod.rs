@@ -26,7 +26,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::api::{Expect, KeyValue, Page, Result, Revision, Store, StoreError};
+use crate::api::{Expect, KeyValue, Page, Result, Revision, Store, StoreError, StoreEvent};
 use crate::hub::{Hub, WatchStream};
 use reader::Readers;
 use writer::{Change, Command, Write};
@@ -138,10 +138,20 @@ impl Store for SqliteStore {
             return Err(StoreError::Future { current: since });
         }
         let prefix = prefix.to_owned();
-        let history =
-            self.read(move |shared, connection| reader::history(shared, connection, &prefix, after, since)).await?;
+        let read =
+            move |shared: &_, connection: &_| reader::history(shared, connection, &prefix, after, since, usize::MAX);
+        let (history, _) = self.read(read).await?;
         stream.prepend(history);
         Ok(stream)
+    }
+
+    async fn history(&self, prefix: &str, after: Revision, bytes: usize) -> Result<(Vec<StoreEvent>, Revision)> {
+        let current = self.shared.hub.committed();
+        if after > current {
+            return Err(StoreError::Future { current });
+        }
+        let prefix = prefix.to_owned();
+        self.read(move |shared, connection| reader::history(shared, connection, &prefix, after, current, bytes)).await
     }
 
     async fn current_revision(&self) -> Result<Revision> {

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{Shared, failure, file};
-use crate::api::{EventKind, KeyValue, Page, Result, Revision, StoreError, StoreEvent};
+use crate::api::{EventKind, KeyValue, Page, Result, Revision, StoreError, StoreEvent, first_bytes};
 use crate::hub::lock;
 
 /// Idle connections kept.
@@ -134,14 +134,16 @@ pub(super) fn list(
     }
 }
 
-/// The events below `prefix` after `after`, up to and including `until`.
+/// The events below `prefix` after `after`, up to and including `until`, or the first of them that have about so many `bytes`;
+/// with the revision up to which this is all.
 pub(super) fn history(
     shared: &Shared,
     connection: &Connection,
     prefix: &str,
     after: Revision,
     until: Revision,
-) -> Result<Vec<StoreEvent>> {
+    bytes: usize,
+) -> Result<(Vec<StoreEvent>, Revision)> {
     let found = (|| {
         let transaction = connection.unchecked_transaction()?;
         let compacted = compacted(&transaction)?;
@@ -150,10 +152,12 @@ pub(super) fn history(
         }
         let mut statement = transaction.prepare_cached(HISTORY)?;
         let rows = statement.query_map(params![after, until, prefix, end(prefix)], event)?;
-        rows.collect::<rusqlite::Result<Vec<_>>>().map(Ok)
+        first_bytes(rows, bytes).map(Ok)
     })();
     let found = found.map_err(|error| failure(&shared.path, "reading", &error))?;
-    found.map_err(|oldest| StoreError::Compacted { oldest })
+    let (events, more) = found.map_err(|oldest| StoreError::Compacted { oldest })?;
+    let reached = if more { events.last().map_or(after, StoreEvent::revision) } else { until };
+    Ok((events, reached))
 }
 
 fn compacted(connection: &Connection) -> rusqlite::Result<Revision> {
