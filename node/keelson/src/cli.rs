@@ -74,12 +74,19 @@ pub(crate) struct LogArgs {
     pub verbose: u8,
 }
 
+/// Where settings come from that neither flag nor environment gives, for `server` and whatever looks after one.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct FileArgs {
+    /// YAML file with the same keys as the flags of `server` [default: /etc/keelson/config.yaml where it exists]
+    #[arg(long, env = "KEELSON_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
 /// Flags of `keelson server`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ServerArgs {
-    /// YAML file with the same keys as these flags [default: /etc/keelson/config.yaml where it exists]
-    #[arg(long, env = "KEELSON_CONFIG", value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub file: FileArgs,
     /// Everything that Keelson keeps
     #[arg(long, env = "KEELSON_DATA_DIR", default_value = "/var/lib/keelson", value_parser = path(), value_name = "DIR")]
     pub data_dir: PathBuf,
@@ -160,6 +167,8 @@ pub(crate) enum Output {
 /// Flags of `keelson check`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    pub file: FileArgs,
     /// Data directory whose file system is checked
     #[arg(long, env = "KEELSON_DATA_DIR", default_value = "/var/lib/keelson", value_parser = path(), value_name = "DIR")]
     pub data_dir: PathBuf,
@@ -193,6 +202,8 @@ pub(crate) enum DatapathTable {
 /// Flags of `keelson datapath`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DatapathArgs {
+    #[command(flatten)]
+    pub file: FileArgs,
     /// Which part
     #[arg(value_enum)]
     pub table: DatapathTable,
@@ -223,6 +234,8 @@ pub(crate) struct CompletionArgs {
 /// Flags of `keelson uninstall`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct UninstallArgs {
+    #[command(flatten)]
+    pub file: FileArgs,
     /// Data directory of the node to remove
     #[arg(long, env = "KEELSON_DATA_DIR", default_value = "/var/lib/keelson", value_parser = path(), value_name = "DIR")]
     pub data_dir: PathBuf,
@@ -318,8 +331,7 @@ pub(crate) fn command() -> clap::Command {
 pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Failure> {
     let args: Vec<OsString> = args.into_iter().collect();
     let first = from_matches(&args)?;
-    let Command::Server(server) = &first else { return Ok(first) };
-    let Some(file) = config_file(server)? else { return Ok(first) };
+    let Some(file) = config_file(&first)? else { return Ok(first) };
     // What was right without the file is wrong because of it.
     from_matches(&with_file(&args, &file)?).map_err(|failure| failure.within(&file.path().display().to_string()))
 }
@@ -346,8 +358,15 @@ fn variable(error: &clap::Error, args: &[OsString]) -> Option<String> {
     (!given && std::env::var_os(&variable).is_some()).then_some(variable)
 }
 
-fn config_file(server: &ServerArgs) -> Result<Option<ConfigFile>, Failure> {
-    let path = match &server.config {
+fn config_file(command: &Command) -> Result<Option<ConfigFile>, Failure> {
+    let given = match command {
+        Command::Server(args) => &args.file,
+        Command::Check(args) => &args.file,
+        Command::Datapath(args) => &args.file,
+        Command::Uninstall(args) => &args.file,
+        Command::Dns(_) | Command::Version(_) | Command::Completion(_) | Command::Await(_) => return Ok(None),
+    };
+    let path = match &given.config {
         Some(path) => path.clone(),
         None if std::path::Path::new(DEFAULT_CONFIG).exists() => DEFAULT_CONFIG.into(),
         None => return Ok(None),
@@ -355,28 +374,24 @@ fn config_file(server: &ServerArgs) -> Result<Option<ConfigFile>, Failure> {
     ConfigFile::read(&path).map(Some).map_err(Failure::usage)
 }
 
-/// The command line with the file's entries put in as flags, except those that flag or environment already set.
+/// The command line with the file's entries put in as flags, except those that flag or environment already set, and those
+/// that concern `server` alone.
 fn with_file(args: &[OsString], file: &ConfigFile) -> Result<Vec<OsString>, Failure> {
     let matches = Cli::command().args_override_self(true).try_get_matches_from(args)?;
     let (name, given) = matches.subcommand().ok_or_else(|| Failure::usage("a command is missing"))?;
     let root = Cli::command();
-    let command = root.find_subcommand(name).ok_or_else(|| Failure::usage("a command is missing"))?;
-    let flags: Vec<&clap::Arg> = command.get_arguments().filter(|arg| arg.get_long().is_some()).collect();
-
+    let known = flags_of(&root, "server");
+    let taken = flags_of(&root, name);
     let mut merged = args.to_vec();
     let at = merged.iter().position(|arg| arg.to_str() == Some(name)).map_or(merged.len(), |i| i + 1);
     let mut extra = Vec::new();
     for (key, values) in file.entries() {
-        let flag =
-            flags.iter().find(|arg| arg.get_long() == Some(key)).filter(|_| key != "config").ok_or_else(|| {
-                let known: Vec<&str> =
-                    flags.iter().filter_map(|arg| arg.get_long()).filter(|k| *k != "config").collect();
-                Failure::usage(format!(
-                    "{}: unknown key '{key}'; known keys: {}",
-                    file.path().display(),
-                    known.join(", ")
-                ))
-            })?;
+        if !known.iter().any(|(long, _)| *long == key) {
+            let known: Vec<&str> = known.iter().map(|(long, _)| *long).collect();
+            let path = file.path().display();
+            return Err(Failure::usage(format!("{path}: unknown key '{key}'; known keys: {}", known.join(", "))));
+        }
+        let Some((_, flag)) = taken.iter().find(|(long, _)| *long == key) else { continue };
         let source = given.value_source(flag.get_id().as_str());
         if matches!(source, Some(clap::parser::ValueSource::CommandLine | clap::parser::ValueSource::EnvVariable)) {
             continue;
@@ -385,6 +400,12 @@ fn with_file(args: &[OsString], file: &ConfigFile) -> Result<Vec<OsString>, Fail
     }
     merged.splice(at..at, extra);
     Ok(merged)
+}
+
+/// The flags of a command that a file may give, by name.
+fn flags_of<'a>(root: &'a clap::Command, name: &str) -> Vec<(&'a str, &'a clap::Arg)> {
+    let arguments = root.find_subcommand(name).into_iter().flat_map(clap::Command::get_arguments);
+    arguments.filter_map(|arg| Some((arg.get_long().filter(|long| *long != "config")?, arg))).collect()
 }
 
 #[cfg(test)]
@@ -426,14 +447,40 @@ mod tests {
         }
     }
 
-    fn server_with_file(content: &str, flags: &str) -> Result<ServerArgs, String> {
+    fn with_file(command: &str, content: &str, flags: &str) -> Result<Command, String> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("config.yaml");
         std::fs::write(&path, content).unwrap();
-        match parse_words(&format!("keelson server --config {} {flags}", path.display())) {
-            Ok(Command::Server(args)) => Ok(args),
-            Ok(other) => panic!("{other:?}"),
-            Err(message) => Err(message.replace(&path.display().to_string(), "FILE")),
+        parse_words(&format!("keelson {command} --config {} {flags}", path.display()))
+            .map_err(|message| message.replace(&path.display().to_string(), "FILE"))
+    }
+
+    fn server_with_file(content: &str, flags: &str) -> Result<ServerArgs, String> {
+        match with_file("server", content, flags)? {
+            Command::Server(args) => Ok(args),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_looks_after_a_server_reads_its_file() {
+        let content = "port: 7000\nno-node: true\ndata-dir: /srv/k\nservice-cidr: 10.0.0.0/12\n";
+        for (command, flags, dir, port) in [
+            ("check", "", "/srv/k", Some(7000)),
+            ("check", "--data-dir /x --port 7001", "/x", Some(7001)),
+            ("datapath", "services", "/srv/k", None),
+            ("datapath", "backends --data-dir /x", "/x", None),
+            ("uninstall", "--yes", "/srv/k", None),
+        ] {
+            let found = match with_file(command, content, flags).unwrap() {
+                Command::Check(args) => (args.data_dir, Some(args.port)),
+                Command::Datapath(args) => (args.data_dir, None),
+                Command::Uninstall(args) => (args.data_dir, None),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(found, (dir.into(), port), "{command} {flags}");
+            let mistaken = with_file(command, "prot: 1\n", flags).unwrap_err();
+            assert!(mistaken.starts_with("2|keelson: FILE: unknown key 'prot'; known keys: data-dir,"), "{mistaken}");
         }
     }
 

@@ -135,6 +135,7 @@ fn remove_file(path: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::FileArgs;
 
     #[test]
     fn only_a_data_directory_is_removed() {
@@ -152,7 +153,7 @@ mod tests {
                 std::fs::create_dir_all(data_dir.join(entry).parent().unwrap()).unwrap();
                 std::fs::write(data_dir.join(entry), "").unwrap();
             }
-            let args = UninstallArgs { data_dir: data_dir.clone(), yes: true };
+            let args = UninstallArgs { file: FileArgs { config: None }, data_dir: data_dir.clone(), yes: true };
             assert_eq!(remove_control_plane(&data_dir, &args).is_ok(), ours, "{what}");
             assert_eq!(data_dir.exists(), !ours, "{what}");
         }
