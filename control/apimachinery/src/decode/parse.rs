@@ -47,9 +47,10 @@ fn read(body: &[u8], context: &Context) -> Result<Value> {
         }
         Media::Yaml => {
             let text = std::str::from_utf8(body).map_err(|error| unreadable("yaml parse error", &error))?;
-            let value = serde_saphyr::with_deserializer_from_str_with_options(text, yaml_options(), |yaml| {
-                seed.deserialize(yaml)
-            });
+            let value =
+                serde_saphyr::with_deserializer_from_str_with_options(first_document(text), yaml_options(), |yaml| {
+                    seed.deserialize(yaml)
+                });
             value.map_err(|error| unreadable("yaml parse error", &error))
         }
     }
@@ -57,6 +58,23 @@ fn read(body: &[u8], context: &Context) -> Result<Value> {
 
 fn unreadable(what: &str, error: &dyn fmt::Display) -> Status {
     Status::bad_request(format!("the object provided is unrecognized: couldn't get version/kind; {what}: {error}"))
+}
+
+/// What comes before a second document: that one is nobody's, as upstream has it. Its marks stand at the beginning of a line, and
+/// no text within a document may have them there.
+fn first_document(text: &str) -> &str {
+    let (mut begun, mut at) = (false, 0);
+    for line in text.split_inclusive('\n') {
+        let marks =
+            |mark: &str| line.strip_prefix(mark).is_some_and(|rest| rest.trim_start() != rest || rest.is_empty());
+        if begun && (marks("---") || marks("...")) {
+            return &text[..at];
+        }
+        let idle = line.trim().is_empty() || line.starts_with(['#', '%', '\u{feff}']);
+        begun |= !idle;
+        at += line.len();
+    }
+    text
 }
 
 fn yaml_options() -> serde_saphyr::Options {

@@ -143,6 +143,24 @@ fn yaml_scalars() {
 }
 
 #[test]
+fn only_the_first_yaml_document_counts() {
+    for body in [
+        "a: 1\n---\n",
+        "a: 1\n---",
+        "---\na: 1\n---\n",
+        "# x\n\n--- \na: 1\n--- # y\nb: 2\n",
+        "%YAML 1.2\n---\na: 1\n...\n",
+        "a: 1\n--- [\n",
+        "a: 1\r\n---\r\nb: 2",
+        "{a: 1}\n---\n{b",
+    ] {
+        assert_eq!(parse(body.as_bytes(), Media::Yaml), Ok(json!({"a": 1})), "{body:?}");
+    }
+    let text = "a: |\n  x\n  ---\n  y\nb: ---x\n";
+    assert_eq!(parse(text.as_bytes(), Media::Yaml), Ok(json!({"a": "x\n---\ny\n", "b": "---x"})));
+}
+
+#[test]
 fn yaml_duplicates_name_the_line() {
     let body = b"kind: Pod\nspec:\n  nodeName: a\n  nodeName: b\n";
     let decoded = decode(body, Media::Yaml, Some(pod()), FieldValidation::Warn).unwrap();
