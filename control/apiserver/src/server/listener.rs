@@ -63,11 +63,16 @@ impl Default for Limits {
 /// Large enough that a list of thousands of objects is not held up by round trips.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
-const SEND_BUFFER: usize = 1 << 20;
+/// What a stream has that its client has not taken: times [`STREAMS`], a connection's. As much as lists are cut into.
+const SEND_BUFFER: usize = 64 << 10;
 /// A selector may name thousands of values; the URL that holds it ends at 64 KB.
 const HEADERS: u32 = 256 << 10;
 /// Watches are streams: one client may have hundreds.
-const STREAMS: u32 = 1000;
+const STREAMS: u32 = 500;
+/// Requests that were taken back before they were looked at (CVE-2023-44487), and streams that ended for a client's mistakes:
+/// a connection with more of them is closed.
+const TAKEN_BACK: usize = 20;
+const MISTAKES: usize = 100;
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Seconds without a word until a client is asked whether it is there, between questions, and how many.
@@ -178,6 +183,8 @@ async fn connection(inner: Arc<Inner>, stream: TcpStream, address: IpAddr, tls: 
             .max_send_buf_size(SEND_BUFFER)
             .max_concurrent_streams(STREAMS)
             .max_header_list_size(HEADERS)
+            .max_pending_accept_reset_streams(TAKEN_BACK)
+            .max_local_error_reset_streams(MISTAKES)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT);
         let served = std::pin::pin!(builder.serve_connection(io, service));
