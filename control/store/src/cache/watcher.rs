@@ -13,9 +13,9 @@ use crate::api::Revision;
 /// Events handed out at once: enough to fill large buffers, few enough to let other tasks run.
 const BATCH: usize = 512;
 /// The same in bytes: what a client that does not read holds on to.
-const BATCH_BYTES: usize = 1 << 20;
+const BATCH_BYTES: usize = 256 << 10;
 /// What a watcher reads of the store's history at once: it has it for itself.
-const PAGE_BYTES: usize = 256 << 10;
+const PAGE_BYTES: usize = 64 << 10;
 
 /// A running watch. It holds an index into the cache's ring, no queue of its own. The ring waits for those who are slow, but
 /// not for ever: who falls off its end gets [`CacheError::Lagged`], once and for all.

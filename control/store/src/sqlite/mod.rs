@@ -95,7 +95,12 @@ impl SqliteStore {
         query: impl FnOnce(&Shared, &rusqlite::Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let shared = self.shared.clone();
-        let read = move || shared.readers.with(|connection| query(&shared, connection));
+        let turn = shared.readers.turn().await?;
+        let read = move || {
+            // Whoever asked may be gone; the query is not.
+            let _turn = turn;
+            shared.readers.with(|connection| query(&shared, connection))
+        };
         tokio::task::spawn_blocking(read).await.map_err(|error| StoreError::Io {
             action: "reading",
             path: self.shared.path.clone(),

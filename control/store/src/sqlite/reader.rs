@@ -1,9 +1,10 @@
 //! The queries, on connections of their own.
 
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Shared, failure, file};
 use crate::api::{EventKind, KeyValue, Page, Result, Revision, StoreError, StoreEvent, first_bytes};
@@ -11,6 +12,8 @@ use crate::hub::lock;
 
 /// Idle connections kept.
 const IDLE: usize = 4;
+/// Queries at a time; each has a thread, and a connection with a megabyte of pages. Others wait.
+const QUERIES: usize = 8;
 
 /// The newest row a key up to a revision, deletions left out, in key order.
 const LIST: &str = "
@@ -41,11 +44,17 @@ pub(super) struct Readers {
     path: PathBuf,
     /// `None` once closed.
     idle: Mutex<Option<Vec<Connection>>>,
+    turns: Arc<Semaphore>,
 }
 
 impl Readers {
     pub(super) fn new(path: PathBuf) -> Readers {
-        Readers { path, idle: Mutex::new(Some(Vec::new())) }
+        Readers { path, idle: Mutex::new(Some(Vec::new())), turns: Arc::new(Semaphore::new(QUERIES)) }
+    }
+
+    /// Waits for one's turn to query, which lasts as long as the permit.
+    pub(super) async fn turn(&self) -> Result<OwnedSemaphorePermit> {
+        self.turns.clone().acquire_owned().await.map_err(|_| StoreError::Closed)
     }
 
     /// Lends a connection to `query`.
