@@ -1,6 +1,6 @@
 //! Whether nodes live. A node renews its Lease; when that stops for too long its conditions become Unknown, its pods unready,
-//! and taints keep new pods off and let old ones be evicted. Where no node is ready nobody is evicted: it is more likely that
-//! this side is cut off, and there is nowhere to go.
+//! and taints keep new pods off and let old ones be evicted, at the pace of [`zones`](super::zones). Where no node is ready nobody
+//! is evicted: it is more likely that this side is cut off, and there is nowhere to go.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 use crate::framework::{Doing, Env, Result, path_of, synced};
 use crate::objects::{Condition, Lease, Node, Pod, Taint};
 use crate::replicas::pods_on;
+
+use super::zones::{Leave, Pace, zone_of};
 
 /// A node is given up after this time without a sign.
 const GRACE: Duration = Duration::from_secs(50);
@@ -34,6 +36,7 @@ struct Controller {
     pods: Informer<Pod>,
     /// When each node last gave a sign, by this process's clock: clocks of nodes may differ.
     signs: Mutex<HashMap<String, Instant>>,
+    pace: Pace,
 }
 
 pub(super) fn start(env: &Env) {
@@ -48,6 +51,7 @@ pub(super) fn start(env: &Env) {
         nodes: nodes.clone(),
         pods: pods.clone(),
         signs: Mutex::default(),
+        pace: Pace::default(),
     });
     let (this, changed) = (Arc::clone(&controller), queue.clone());
     leases.on_event(move |event| {
@@ -67,7 +71,7 @@ pub(super) fn start(env: &Env) {
             Event::Upsert { old, new } => (old.as_deref().is_some_and(is_ready), is_ready(new)),
             Event::Delete(last) => (is_ready(last), false),
         };
-        // It may have been the only one, which matters to all others.
+        // Whether pods have to leave the others depends on how many are ready.
         if before != now {
             let others = all.list().into_iter().filter(|node| !is_ready(node));
             others.for_each(|node| changed.add(node.metadata.name.clone()));
@@ -206,8 +210,8 @@ impl Controller {
                 return Ok(Action::Done);
             }
         }
-        let evict = self.nodes.list().iter().any(|node| is_ready(node));
-        if let Some(taints) = taints(&node, evict, &now_rfc3339()) {
+        let leave = self.leave(&node);
+        if let Some(taints) = taints(&node, leave == Leave::Now, &now_rfc3339()) {
             let patch = json!({
                 "metadata": { "uid": node.metadata.uid, "resourceVersion": node.metadata.resource_version },
                 "spec": { "taints": taints },
@@ -218,7 +222,28 @@ impl Controller {
         if node.condition("Ready").is_some_and(|ready| ready.status != "True") {
             self.unready_pods(name).await?;
         }
-        Ok(if silence < GRACE { Action::RequeueAfter(GRACE - silence) } else { Action::Done })
+        let paced = if let Leave::In(time) = leave { Some(time) } else { None };
+        let silent = GRACE.checked_sub(silence).filter(|left| !left.is_zero());
+        Ok(paced.into_iter().chain(silent).min().map_or(Action::Done, Action::RequeueAfter))
+    }
+
+    /// When pods have to leave the node, if it is not ready.
+    fn leave(&self, node: &Node) -> Leave {
+        let nodes = self.nodes.list();
+        if is_ready(node) || !nodes.iter().any(|node| is_ready(node)) {
+            return Leave::NotYet;
+        }
+        let given_up =
+            |taint: &Taint| matches!(taint.key.as_str(), NOT_READY | UNREACHABLE) && taint.effect == "NoExecute";
+        // A node that has not said anything yet has nothing to lose.
+        let unknown = node.condition("Ready").is_none();
+        if unknown || node.spec.taints.iter().any(given_up) {
+            return Leave::Now;
+        }
+        let zone = zone_of(node);
+        let (ready, unready): (Vec<_>, Vec<_>) =
+            nodes.iter().filter(|other| zone_of(other) == zone).partition(|other| is_ready(other));
+        self.pace.take(&zone, (ready.len(), unready.len()), Instant::now())
     }
 
     /// Nobody else can say so: their kubelet does not.

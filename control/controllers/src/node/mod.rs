@@ -3,6 +3,7 @@
 mod cidr;
 mod eviction;
 mod health;
+mod zones;
 
 use std::net::IpAddr;
 
