@@ -1,10 +1,11 @@
-//! The memory that recent events may take, for all caches together.
+//! The memory that recent events and objects in another encoding may take, for all caches together.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
+use super::forms::{Forms, SHARE};
 use super::watch_cache::Shared;
 use crate::hub::lock;
 
@@ -13,13 +14,28 @@ use crate::hub::lock;
 pub struct Budget {
     limit: usize,
     used: AtomicUsize,
+    /// What of it are objects in another encoding.
+    used_by_forms: AtomicUsize,
+    forms: Mutex<Forms>,
     caches: Mutex<Vec<Weak<Shared>>>,
+}
+
+impl std::fmt::Debug for Budget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Budget").field("limit", &self.limit).field("used", &self.used()).finish_non_exhaustive()
+    }
 }
 
 impl Budget {
     /// A bound of so many bytes.
     pub fn new(limit: usize) -> Arc<Budget> {
-        Arc::new(Budget { limit, used: AtomicUsize::new(0), caches: Mutex::default() })
+        Arc::new(Budget {
+            limit,
+            used: AtomicUsize::new(0),
+            used_by_forms: AtomicUsize::new(0),
+            forms: Mutex::default(),
+            caches: Mutex::default(),
+        })
     }
 
     /// The bytes in use.
@@ -39,6 +55,25 @@ impl Budget {
 
     pub(super) fn give_back(&self, bytes: usize) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn forms(&self) -> &Mutex<Forms> {
+        &self.forms
+    }
+
+    pub(super) fn take_form(&self, bytes: usize) {
+        self.take(bytes);
+        self.used_by_forms.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn give_back_form(&self, bytes: usize) {
+        self.give_back(bytes);
+        self.used_by_forms.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether forms have more than their share.
+    pub(super) fn forms_exceeded(&self) -> bool {
+        self.used_by_forms.load(Ordering::Relaxed) > self.limit / SHARE
     }
 
     /// The limit, so many times over, is passed.

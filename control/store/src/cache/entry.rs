@@ -1,11 +1,12 @@
 //! What the cache keeps of one object, and of one event.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use apimachinery::meta::splice_rv;
 use bytes::{BufMut, Bytes};
 
+use super::forms::Form;
 use crate::api::{EventKind, KeyValue, Revision, StoreEvent};
 
 /// Reads an object's labels and selectable fields out of its bytes, once when it enters the cache.
@@ -45,6 +46,8 @@ pub struct Entry {
     field_names: Arc<[String]>,
     name_at: u32,
     namespace_at: u32,
+    /// The object in another encoding, while the budget has room for it; see [`Budget::form`](crate::Budget::form).
+    pub(super) form: Mutex<Option<Form>>,
 }
 
 /// One event of a watch. The state before it tells whether an object enters or leaves a selector.
@@ -132,6 +135,7 @@ impl Entry {
             field_names: names.clone(),
             name_at: u32::try_from(name.start).unwrap_or(0),
             namespace_at: u32::try_from(namespace.start).unwrap_or(0),
+            form: Mutex::default(),
         }
     }
 

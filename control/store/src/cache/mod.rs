@@ -7,11 +7,13 @@
 //! - [`ring`] keeps recent events, bounded by count, and by the bytes of a [`Budget`] that all caches share. Watchers read it
 //!   by index: an event is stored, encoded and announced once, whatever the number of watchers. [`readers`] knows how far they
 //!   are; for them the bounds give way a few times over. Who falls off the end all the same is cut off.
+//! - [`forms`] keeps objects in another encoding for the next who asks, in a part of the same budget.
 //! - Older revisions are had by undoing events on a snapshot, and beyond the ring from the store's history, which the ring also
 //!   begins with.
 
 mod budget;
 mod entry;
+mod forms;
 mod load;
 mod map;
 mod readers;
