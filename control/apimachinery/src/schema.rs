@@ -27,6 +27,33 @@ pub struct Schema {
     pub unions: Box<[Union]>,
     /// Messages that the protobuf wire nests where JSON has their fields inline.
     pub inline: Box<[Inline]>,
+    /// Where the fields' numbers on the protobuf wire lead to: by number, see [`numbers`].
+    pub(crate) numbers: Box<[u8]>,
+}
+
+/// What a number on the protobuf wire stands for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Numbered<'a> {
+    /// A field.
+    Field(&'a Field),
+    /// A message of fields that are the parent's in JSON.
+    Inline(&'a Inline),
+}
+
+/// In the table of numbers, the first of the inlined messages; the fields count from 1.
+const FIRST_INLINE: usize = 128;
+
+/// The table of numbers: 0 for none, then the fields, then the inlined messages.
+pub(crate) fn numbers(fields: &[Field], inline: &[Inline]) -> Box<[u8]> {
+    let fields = fields.iter().enumerate().map(|(index, field)| (field.proto, index + 1));
+    let inlined = inline.iter().enumerate().map(|(index, inline)| (inline.proto, FIRST_INLINE + index));
+    let mut table = Vec::new();
+    for (number, entry) in fields.chain(inlined).filter(|(number, _)| *number != 0) {
+        let at = number as usize;
+        table.resize(table.len().max(at + 1), 0);
+        table[at] = u8::try_from(entry).expect("no type has so many fields");
+    }
+    table.into()
 }
 
 /// A group of fields of which one may be set.
@@ -45,8 +72,8 @@ pub struct Inline {
     pub name: Text,
     /// The protobuf field's number.
     pub proto: u32,
-    /// The message's type name.
-    pub message: Text,
+    /// The message's type.
+    pub message: SchemaRef,
 }
 
 /// A field of an object type.
@@ -58,8 +85,10 @@ pub struct Field {
     pub ty: Type,
     /// Whether it must be set.
     pub required: bool,
-    /// Whether an empty list or map, or false, is the same as none, and left out (Go's `omitempty`).
+    /// Whether what is empty (a list or map, text, zero, false) is the same as nothing, and left out (Go's `omitempty`).
     pub omit_empty: bool,
+    /// An optional scalar whose zero differs from its absence: a pointer in Go.
+    pub zero_is_value: bool,
     /// How server-side apply merges a list.
     pub list_type: ListType,
     /// Whether server-side apply replaces a map or object as a whole.
@@ -174,6 +203,15 @@ impl Schema {
         self.fields.binary_search_by(|field| field.name.as_ref().cmp(name)).ok().map(|index| &self.fields[index])
     }
 
+    /// What a number on the protobuf wire stands for.
+    pub(crate) fn numbered(&self, number: u32) -> Option<Numbered<'_>> {
+        let entry = usize::from(*self.numbers.get(number as usize)?);
+        match entry.checked_sub(FIRST_INLINE) {
+            Some(inline) => self.inline.get(inline).map(Numbered::Inline),
+            None => self.fields.get(entry.checked_sub(1)?).map(Numbered::Field),
+        }
+    }
+
     /// The name as Go writes it: `v1.PodSpec`.
     pub fn go_name(&self) -> &str {
         go_name(&self.name)
@@ -202,6 +240,7 @@ impl Field {
             ty,
             required: false,
             omit_empty: false,
+            zero_is_value: false,
             list_type: ListType::Unset,
             atomic: false,
             patch_merge: false,

@@ -1,5 +1,33 @@
 //! The `Accept` header: what a client takes, best first.
 
+use apimachinery::protobuf;
+
+/// How objects are written in an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    /// `application/json`.
+    Json,
+    /// `application/vnd.kubernetes.protobuf`.
+    Protobuf,
+}
+
+impl Encoding {
+    /// The media type.
+    pub(crate) fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Protobuf => protobuf::MEDIA_TYPE,
+        }
+    }
+
+    /// The encoding of an object that has no other form: the one liked best, and JSON for who takes neither. (Failures are told so;
+    /// who is refused for what they accept should be able to read why.)
+    pub(crate) fn liked(accept: &str) -> Self {
+        let plain = clauses(accept).into_iter().filter(|clause| clause.target().0.is_empty());
+        plain.filter_map(|clause| clause.encoding()).next().unwrap_or(Self::Json)
+    }
+}
+
 /// A media range with its parameters.
 pub(crate) struct Clause<'a> {
     media: &'a str,
@@ -23,12 +51,31 @@ impl<'a> Clause<'a> {
 
     /// Whether JSON is meant, alone or among others.
     pub(crate) fn takes_json(&self) -> bool {
-        ["application/json", "application/*", "*/*"].iter().any(|media| self.media.eq_ignore_ascii_case(media))
+        self.encoding() == Some(Encoding::Json)
+    }
+
+    /// The encoding meant; JSON where there is a choice.
+    pub(crate) fn encoding(&self) -> Option<Encoding> {
+        let is = |media: &str| self.media.eq_ignore_ascii_case(media);
+        match () {
+            () if is("application/json") || is("application/*") || is("*/*") => Some(Encoding::Json),
+            () if is(protobuf::MEDIA_TYPE) => Some(Encoding::Protobuf),
+            () => None,
+        }
+    }
+
+    /// Whether the stream asked for (`stream`) is one that there is: watches alone are streams.
+    pub(crate) fn streams(&self) -> bool {
+        self.parameter("stream").is_none_or(|stream| matches!(stream, "" | "watch"))
+    }
+
+    fn parameter(&self, name: &str) -> Option<&'a str> {
+        self.parameters.iter().find(|(key, _)| *key == name).map(|(_, value)| *value)
     }
 
     /// The kind, group and version that objects are to be turned into (`as`, `g`, `v`); empty where it does not say.
     pub(crate) fn target(&self) -> (&'a str, &'a str, &'a str) {
-        let parameter = |name| self.parameters.iter().find(|(key, _)| *key == name).map_or("", |(_, value)| *value);
+        let parameter = |name| self.parameter(name).unwrap_or_default();
         (parameter("as"), parameter("g"), parameter("v"))
     }
 }

@@ -6,21 +6,27 @@
 //!   i`n`t-or-string, `t`ime, micro-time `u`, `A7` any value, `O7` any object (named by type 7), `@7` type 7; before it `[` for a list
 //!   or `{` for a map. Options: `r`equired; `#7` protobuf number; `=` protobuf type where it does not follow (`[` repeated, `{` map);
 //!   list type `lA`tomic, `lS`et, `lM:key,key`; `a`tomic map or object; patch strategy `pm` merge, `pr` retainKeys; `pk:key`;
-//!   `e:a|b` enumeration; `d:` default as JSON.
+//!   `e:a|b` enumeration; `d:` default as JSON; `p` a scalar whose zero is a value; `w` written even when it is empty.
 //! - union: `?discriminator field=Value …` (the discriminator may be empty).
 //! - inlined message: `&name number @7`.
 //!
 //! A kind's line is `group version kind number`, sorted, the core group written `-`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};
 
+/// What the Go types of v1.36 say beside `types.json`: a line a type, `*field` for an optional scalar that is a pointer (nil and zero
+/// differ), `=field` for an optional field without `omitempty`.
+const GO: &str = include_str!("../go.txt");
+
 /// All types, numbered by name.
 pub struct Types<'a> {
     all: BTreeMap<&'a str, (usize, &'a Value)>,
+    /// The type and the marked field.
+    go: BTreeSet<(&'static str, &'static str)>,
 }
 
 impl<'a> Types<'a> {
@@ -29,7 +35,9 @@ impl<'a> Types<'a> {
         let mut sorted: Vec<(&String, &Value)> = types.iter().collect();
         sorted.sort_by_key(|(name, _)| name.as_str());
         let numbered = sorted.into_iter().enumerate().map(|(number, (name, facts))| (name.as_str(), (number, facts)));
-        Self { all: numbered.collect() }
+        let marks = GO.lines().filter_map(|line| line.split_once(' '));
+        let go = marks.flat_map(|(name, fields)| fields.split(' ').map(move |field| (name, field)));
+        Self { all: numbered.collect(), go: go.collect() }
     }
 
     /// Whether some type is served as this kind.
@@ -64,8 +72,13 @@ impl<'a> Types<'a> {
         let mut fields: Vec<(&String, &Value)> = facts["fields"].as_object().into_iter().flatten().collect();
         fields.sort_by_key(|(name, _)| name.as_str());
         for (field, facts) in fields {
-            let field = self.field(field, facts).with_context(|| format!("field {field}"))?;
-            write!(line, "\t{field}")?;
+            let text = self.field(field, facts).with_context(|| format!("field {field}"))?;
+            write!(line, "\t{text}")?;
+            for (mark, option) in [('*', ";p"), ('=', ";w")] {
+                if self.go.contains(&(name, &*format!("{mark}{field}"))) {
+                    line.push_str(option);
+                }
+            }
         }
         for union in facts["unions"].as_array().into_iter().flatten() {
             write!(line, "\t?{}", union["discriminator"].as_str().unwrap_or_default())?;

@@ -125,7 +125,9 @@ fn is_empty(value: &Value) -> bool {
         Value::Bool(yes) => !yes,
         Value::Array(items) => items.is_empty(),
         Value::Object(map) => map.is_empty(),
-        _ => false,
+        Value::String(text) => text.is_empty(),
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::Null => false,
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
+use crate::protobuf;
 use crate::schema::Schema;
 use crate::status::{Result, Status};
 
@@ -21,6 +22,8 @@ pub enum Media {
     Json,
     /// `application/yaml`.
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`.
+    Protobuf,
 }
 
 /// What happens to unknown and duplicate fields.
@@ -49,8 +52,11 @@ const MAX_COMPLAINTS: usize = 100;
 
 /// Decodes a body and checks it. Without a schema, only duplicate fields are complained about.
 pub fn decode(body: &[u8], media: Media, schema: Option<&Schema>, validation: FieldValidation) -> Result<Decoded> {
-    let (mut object, duplicates) = parse::parse_noting_duplicates(body, media)?;
-    let mut complaints = match schema {
+    let (mut object, duplicates) = match media {
+        Media::Protobuf => (from_protobuf(body, schema)?, Vec::new()),
+        text => parse::parse_noting_duplicates(body, text)?,
+    };
+    let mut complaints = match schema.filter(|schema| media != Media::Protobuf || is_of(&object, schema)) {
         Some(schema) => check::walk(schema, &mut object)?,
         None => Vec::new(),
     };
@@ -66,6 +72,23 @@ pub fn decode(body: &[u8], media: Media, schema: Option<&Schema>, validation: Fi
     }
     let warnings = settle(schema, &object, validation, &complaints)?;
     Ok(Decoded { object, warnings })
+}
+
+/// Reads protobuf, whose envelope says of which kind it is; without that it is the schema's.
+fn from_protobuf(body: &[u8], schema: Option<&Schema>) -> Result<Value> {
+    protobuf::decode(body, schema).map_err(|error| {
+        let kind = schema.map_or("object", Schema::short_name);
+        Status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {error}"))
+    })
+}
+
+/// Whether an object says that it is of the schema's type, or says nothing. What is of another kind is complained of by those who
+/// wanted this one.
+fn is_of(object: &Value, schema: &Schema) -> bool {
+    let text = |name| object.get(name).and_then(Value::as_str).unwrap_or_default();
+    let (api_version, kind) = (text("apiVersion"), text("kind"));
+    (api_version.is_empty() && kind.is_empty())
+        || protobuf::schema(api_version, kind).is_some_and(|found| std::ptr::eq(found, schema))
 }
 
 /// Puts complaints in the order of the body: an unknown field where it is first, a duplicate where it comes again.

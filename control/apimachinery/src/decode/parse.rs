@@ -1,4 +1,4 @@
-//! JSON and YAML into a tree, with a limit on depth, noting duplicate keys.
+//! JSON and YAML (and protobuf that says what it is) into a tree, with a limit on depth, noting duplicate keys.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -52,6 +52,9 @@ fn read(body: &[u8], context: &Context) -> Result<Value> {
                     seed.deserialize(yaml)
                 });
             value.map_err(|error| unreadable("yaml parse error", &error))
+        }
+        Media::Protobuf => {
+            crate::protobuf::decode(body, None).map_err(|error| unreadable("protobuf decode error", &error))
         }
     }
 }
@@ -220,7 +223,7 @@ impl Seed<'_> {
         entries: &mut A,
     ) -> std::result::Result<Option<(String, u64)>, A::Error> {
         match self.context.media {
-            Media::Json => Ok(entries.next_key::<String>()?.map(|key| (key, 0))),
+            Media::Json | Media::Protobuf => Ok(entries.next_key::<String>()?.map(|key| (key, 0))),
             Media::Yaml => {
                 let key = entries.next_key::<serde_saphyr::Spanned<String>>()?;
                 Ok(key.map(|key| (key.value, key.referenced.line())))

@@ -10,46 +10,6 @@ pub(crate) mod resources;
 
 const TYPES: &str = include_str!("types.txt");
 
-/// The optional lists that upstream writes even when they are empty.
-const WRITTEN_EMPTY: &[(&str, &str)] = &[
-    ("io.k8s.api.autoscaling.v2.HorizontalPodAutoscalerStatus", "currentMetrics"),
-    ("io.k8s.api.core.v1.ContainerImage", "names"),
-    ("io.k8s.api.core.v1.ProjectedVolumeSource", "sources"),
-    ("io.k8s.api.discovery.v1.EndpointSlice", "endpoints"),
-    ("io.k8s.api.discovery.v1.EndpointSlice", "ports"),
-    ("io.k8s.api.rbac.v1.ClusterRole", "rules"),
-    ("io.k8s.api.rbac.v1.Role", "rules"),
-];
-
-/// The optional booleans that are no pointers in Go: false says nothing, and upstream does not write it.
-const FALSE_IS_NOTHING: [&str; 25] = [
-    "authenticated",
-    "chapAuthDiscovery",
-    "chapAuthSession",
-    "denied",
-    "deprecated",
-    "exclusiveMaximum",
-    "exclusiveMinimum",
-    "globalDefault",
-    "hostIPC",
-    "hostNetwork",
-    "hostPID",
-    "insecureSkipTLSVerify",
-    "nullable",
-    "paused",
-    "preserveUnknownFields",
-    "publishNotReadyAddresses",
-    "readOnly",
-    "sslEnabled",
-    "stdin",
-    "stdinOnce",
-    "tty",
-    "uniqueItems",
-    "unschedulable",
-    "x-kubernetes-embedded-resource",
-    "x-kubernetes-int-or-string",
-];
-
 struct Index {
     /// Each type's line, by number; sorted by name.
     lines: Vec<&'static str>,
@@ -130,15 +90,7 @@ fn read(line: &'static str) -> Schema {
             _ => fields.push(read_field(part)),
         }
     }
-    for field in &mut fields {
-        let written = field.required || WRITTEN_EMPTY.contains(&(&*schema.name, &*field.name));
-        field.omit_empty = !written
-            && match field.ty {
-                Type::List(_) | Type::Map(_) => true,
-                Type::Boolean => FALSE_IS_NOTHING.binary_search(&&*field.name).is_ok(),
-                _ => false,
-            };
-    }
+    schema.numbers = crate::schema::numbers(&fields, &inline);
     schema.fields = fields.into();
     schema.unions = unions.into();
     schema.inline = inline.into();
@@ -157,7 +109,7 @@ fn read_inline(part: &'static str) -> Inline {
     let name = words.next().unwrap_or_default().into();
     let proto = words.next().and_then(|number| number.parse().ok()).unwrap_or(0);
     let message = words.next().and_then(|word| word.strip_prefix('@')).and_then(|number| number.parse().ok());
-    Inline { name, proto, message: self::name(message.unwrap_or(u16::MAX)).into() }
+    Inline { name, proto, message: SchemaRef::Fact(message.unwrap_or(u16::MAX)) }
 }
 
 fn read_field(part: &'static str) -> Field {
@@ -165,11 +117,14 @@ fn read_field(part: &'static str) -> Field {
     let name = options.next().unwrap_or_default().into();
     let ty = read_type(options.next().unwrap_or_default());
     let mut field = Field::new(name, ty);
+    let mut written = false;
     for option in options {
         let rest = |prefix: &str| &option[prefix.len().min(option.len())..];
         match option.as_bytes() {
             b"r" => field.required = true,
             b"a" => field.atomic = true,
+            b"p" => field.zero_is_value = true,
+            b"w" => written = true,
             b"pm" => field.patch_merge = true,
             b"pr" => field.patch_retain_keys = true,
             b"lA" => field.list_type = ListType::Atomic,
@@ -186,6 +141,17 @@ fn read_field(part: &'static str) -> Field {
             _ => {}
         }
     }
+    field.omit_empty = !(written || field.required || field.zero_is_value)
+        && !matches!(
+            field.ty,
+            Type::Struct(_)
+                | Type::Any(_)
+                | Type::Object(_)
+                | Type::Quantity
+                | Type::IntOrString
+                | Type::Time
+                | Type::MicroTime
+        );
     field
 }
 
@@ -214,6 +180,7 @@ fn read_type(text: &'static str) -> Type {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::schema::Numbered;
 
     /// Every line expands, every reference leads somewhere, names and fields are sorted.
     #[test]
@@ -224,13 +191,19 @@ mod tests {
             let schema = schema(number);
             assert!(schema.fields.is_sorted_by(|a, b| a.name < b.name), "{}", schema.name);
             assert_eq!(super::number(&schema.name), Some(number));
-            assert!(schema.inline.iter().all(|inline| named(&inline.message).is_some()));
+            for inline in &schema.inline {
+                assert!(
+                    matches!(schema.numbered(inline.proto), Some(Numbered::Inline(one)) if one.name == inline.name)
+                );
+                assert!(!inline.message.name.is_empty());
+            }
             for field in &schema.fields {
+                let numbered = |one: Numbered<'_>| matches!(one, Numbered::Field(one) if one.name == field.name);
+                assert!(field.proto == 0 || schema.numbered(field.proto).is_some_and(numbered), "{}", field.name);
                 check_type(&field.ty);
                 assert!(field.patch_merge_key.is_none() || matches!(field.ty, Type::List(_)));
             }
         }
-        assert!(FALSE_IS_NOTHING.is_sorted());
         assert!(INDEX.kinds.is_sorted() && INDEX.kinds.iter().all(|(_, number)| *number < count));
     }
 

@@ -1,6 +1,6 @@
 //! The virtual resources that ask instead of storing: access reviews, token reviews, "who am I".
 
-use apimachinery::decode::{FieldValidation, Media, decode};
+use apimachinery::decode::{FieldValidation, decode};
 use apimachinery::field::{FieldError, Path};
 use apimachinery::gvk::Gvk;
 use apimachinery::schema::Schema;
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::{Attributes, Rule};
 use crate::auth::{AUTHENTICATED, User};
+use crate::registry::body;
 use crate::request::{RequestInfo, Services, Verb};
 
 const AUTHORIZATION: &str = "authorization.k8s.io";
@@ -38,8 +39,8 @@ pub(crate) fn review(
     info: &RequestInfo,
     user: &User,
     services: &Services,
-    media: Media,
-    body: &Bytes,
+    content_type: &str,
+    bytes: &Bytes,
 ) -> Result<Value, Status> {
     let kind = match info.resource.as_str() {
         "subjectaccessreviews" => "SubjectAccessReview",
@@ -50,7 +51,9 @@ pub(crate) fn review(
         _ => "SelfSubjectReview",
     };
     let gvk = Gvk { group: info.group.clone(), version: info.version.clone(), kind: kind.to_owned() };
-    let mut object = decode(body, media, Schema::of(&gvk), FieldValidation::Ignore)?.object;
+    let schema = Schema::of(&gvk);
+    let media = body::media(content_type, schema)?;
+    let mut object = decode(bytes, media, schema, FieldValidation::Ignore)?.object;
     if !object.is_object() {
         return Err(Status::bad_request("the body is not an object"));
     }

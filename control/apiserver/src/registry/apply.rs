@@ -21,7 +21,7 @@ impl Call<'_> {
     /// Applies a configuration; of a whole object that is not there, it makes one.
     pub(super) async fn apply(&self, part: Part, body: &[u8]) -> Result<Response<ResponseBody>, Status> {
         let storage = self.served.storage()?;
-        let form = respond::Form::negotiate(self.accept, self.query)?;
+        let accepted = self.accepted()?;
         let options = ApplyOptions::parse(self.query)?;
         let (Some(schema), Some(stored)) = (self.served.schema, storage.schema) else {
             return Err(Status::unsupported_media_type("objects of this kind cannot be applied"));
@@ -57,7 +57,7 @@ impl Call<'_> {
             done => done?,
         };
         let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
-        respond::object(code, self.served, storage, form, &written.bytes)
+        respond::object(code, self.served, storage, accepted, &written.bytes)
     }
 
     /// Reads what is to be applied, in the stored version.

@@ -2,20 +2,28 @@
 
 use apimachinery::decode::{self, FieldValidation, Media};
 use apimachinery::gvk::parse_api_version;
+use apimachinery::protobuf;
 use apimachinery::schema::Schema;
 use apimachinery::status::Status;
 use serde_json::Value;
 
 use crate::request::Warnings;
 
-/// The format that a `Content-Type` names.
-pub(super) fn media(content_type: &str) -> Result<Media, Status> {
+/// The format that a `Content-Type` names. Protobuf is for kinds whose fields are known.
+pub(crate) fn media(content_type: &str, schema: Option<&Schema>) -> Result<Media, Status> {
     match content_type.split(';').next().unwrap_or("").trim() {
         "" | "application/json" => Ok(Media::Json),
         "application/yaml" | "application/x-yaml" | "text/yaml" => Ok(Media::Yaml),
-        _ => Err(Status::unsupported_media_type(
-            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml",
-        )),
+        protobuf::MEDIA_TYPE if schema.is_some() => Ok(Media::Protobuf),
+        _ => {
+            let mut accepted = "application/json, application/yaml".to_owned();
+            if schema.is_some() {
+                accepted = format!("{accepted}, {}", protobuf::MEDIA_TYPE);
+            }
+            Err(Status::unsupported_media_type(format!(
+                "the body of the request was in an unknown format - accepted media types include: {accepted}"
+            )))
+        }
     }
 }
 
@@ -35,7 +43,7 @@ pub(super) fn decode(
     validation: FieldValidation,
     warnings: &Warnings,
 ) -> Result<Value, Status> {
-    let media = media(content_type)?;
+    let media = media(content_type, expected.schema)?;
     if body.is_empty() {
         return Err(Status::bad_request(format!("{} body must not be empty", expected.kind)));
     }

@@ -6,16 +6,17 @@ use http::{Response, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::respond::{self, Form};
+use super::respond::{self, Accepted, Form};
 use super::{Call, Verb};
 use crate::request::ResponseBody;
+use crate::server::respond as answer;
 
 /// Upstream's name for the store.
 const STORE: &str = "etcd-0";
 
 /// Answers GET of one or of all.
 pub(super) async fn answer(call: &Call<'_>) -> Result<Response<ResponseBody>, Status> {
-    let form = Form::negotiate(call.accept, call.query)?;
+    let Accepted { form, encoding } = call.accepted()?;
     let revision = call.registry.inner.environment.store.current_revision().await;
     let object = component(STORE, revision.map(drop).map_err(|error| error.to_string()));
     let resource = call.served.resource;
@@ -39,7 +40,7 @@ pub(super) async fn answer(call: &Call<'_>) -> Result<Response<ResponseBody>, St
             table
         }
     };
-    Ok(respond::json_value(StatusCode::OK, &value))
+    Ok(answer::object(StatusCode::OK, encoding, &value))
 }
 
 fn component(name: &str, health: Result<(), String>) -> Value {

@@ -11,14 +11,16 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use store::Entry;
 
+use super::list::{self, ListMeta};
 use super::options::{DeleteOptions, ListOptions, Propagation};
 use super::read::{Selected, select};
 use super::resource::Storage;
-use super::respond::{self, Form, ListMeta};
 use super::write::Writer;
-use super::{Call, convert};
+use super::{Call, convert, respond};
+use crate::accept::Encoding;
 use crate::admission::{Attributes, Operation};
 use crate::request::ResponseBody;
+use crate::server::respond as answer;
 
 const ATTEMPTS: usize = 64;
 /// Deletions of a collection that run at once: enough to share the store's group commits.
@@ -49,12 +51,12 @@ enum Step {
 /// Answers the deletion of one object.
 pub(super) async fn delete(call: &Call<'_>, options: &DeleteOptions) -> Result<Response<ResponseBody>, Status> {
     let storage = call.served.storage()?;
-    let form = Form::negotiate(call.accept, call.query)?;
+    let accepted = call.accepted()?;
     warn_of_orphans(call, storage, options);
     let deleted = call.writer(options.dry_run)?.delete(call.name, options).await?;
     match deleted {
         Deleted::Gone { last, .. } if storage.facts.returns_deleted => {
-            respond::object(StatusCode::OK, call.served, storage, form, &last)
+            respond::object(StatusCode::OK, call.served, storage, accepted, &last)
         }
         Deleted::Gone { uid, .. } => {
             let mut details = json!({"name": call.name, "kind": storage.resource, "uid": uid});
@@ -63,11 +65,11 @@ pub(super) async fn delete(call: &Call<'_>, options: &DeleteOptions) -> Result<R
             }
             let status =
                 json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
-            Ok(respond::json_value(StatusCode::OK, &status))
+            Ok(answer::object(StatusCode::OK, Encoding::liked(call.accept), &status))
         }
         Deleted::Pending(bytes) => {
             let code = if options.cascade_asked { StatusCode::ACCEPTED } else { StatusCode::OK };
-            respond::object(code, call.served, storage, form, &bytes)
+            respond::object(code, call.served, storage, accepted, &bytes)
         }
     }
 }
@@ -78,7 +80,7 @@ pub(super) async fn delete_collection(
     options: &DeleteOptions,
 ) -> Result<Response<ResponseBody>, Status> {
     let storage = call.served.storage()?;
-    let form = Form::negotiate(call.accept, call.query)?;
+    let accepted = call.accepted()?;
     warn_of_orphans(call, storage, options);
     let list = ListOptions::parse(call.query, call.served)?;
     let Selected::Page(page) = select(storage, call.namespace, &list).await? else {
@@ -100,7 +102,8 @@ pub(super) async fn delete_collection(
     }
     drop(results);
     let meta = ListMeta { revision: page.meta.revision, ..ListMeta::default() };
-    Ok(respond::list(call.served.resource, &call.served.api_version, storage, form, &meta, page.entries))
+    let served = call.served;
+    list::list(served.resource, &served.api_version, storage, accepted, &meta, page.entries).await
 }
 
 /// Jobs that are deleted without a word on their pods surprise many.

@@ -6,12 +6,13 @@
 //! [`crate::admission`]. Reads are answered from watch caches with the bytes that are stored.
 
 mod apply;
-mod body;
+pub(crate) mod body;
 mod component_status;
 mod convert;
 mod delete;
 mod errors;
 mod extract;
+mod list;
 mod managers;
 mod object_meta;
 mod options;
@@ -54,6 +55,7 @@ use options::WriteOptions;
 use patch::Patch;
 use resource::{Environment, Resources, Served};
 use services::Allocators;
+pub(crate) use watch::PROTOBUF_STREAM;
 use write::Part;
 pub(crate) use write::Writer;
 
@@ -301,16 +303,16 @@ impl Call<'_> {
 
     async fn create(&self, body: &[u8]) -> Result<Response<ResponseBody>, Status> {
         let storage = self.served.storage()?;
-        let form = respond::Form::negotiate(self.accept, self.query)?;
+        let accepted = self.accepted()?;
         let options = WriteOptions::parse(self.query, "CreateOptions")?;
         let object = self.decode(body, options)?;
         let written = self.writer(options.dry_run)?.create(object).await?;
-        respond::object(StatusCode::CREATED, self.served, storage, form, &written.bytes)
+        respond::object(StatusCode::CREATED, self.served, storage, accepted, &written.bytes)
     }
 
     async fn update(&self, part: Part, body: Bytes) -> Result<Response<ResponseBody>, Status> {
         let storage = self.served.storage()?;
-        let form = respond::Form::negotiate(self.accept, self.query)?;
+        let accepted = self.accepted()?;
         let options = WriteOptions::parse(self.query, "UpdateOptions")?;
         let object = self.decode(&body, options)?;
         self.check_name(&object)?;
@@ -320,7 +322,7 @@ impl Call<'_> {
         let mut change = |_: &Value| first.take().map_or_else(|| self.decode(&body, options), Ok);
         let written = self.writer(options.dry_run)?.update(self.name, part, may_create, &mut change).await?;
         let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
-        respond::object(code, self.served, storage, form, &written.bytes)
+        respond::object(code, self.served, storage, accepted, &written.bytes)
     }
 
     async fn patch(&self, part: Part, body: Bytes) -> Result<Response<ResponseBody>, Status> {
@@ -328,7 +330,7 @@ impl Call<'_> {
             return self.apply(part, &body).await;
         }
         let storage = self.served.storage()?;
-        let form = respond::Form::negotiate(self.accept, self.query)?;
+        let accepted = self.accepted()?;
         let options = WriteOptions::parse(self.query, "PatchOptions")?;
         let patch = Patch::parse(self.content_type, body)?;
         let served = self.served;
@@ -344,7 +346,12 @@ impl Call<'_> {
             Ok(new)
         };
         let written = self.writer(options.dry_run)?.update(self.name, part, false, &mut change).await?;
-        respond::object(StatusCode::OK, self.served, storage, form, &written.bytes)
+        respond::object(StatusCode::OK, self.served, storage, accepted, &written.bytes)
+    }
+
+    /// What the client gets of what it accepts.
+    fn accepted(&self) -> Result<respond::Accepted, Status> {
+        respond::Accepted::negotiate(self.accept, self.query, self.served.schema.is_some())
     }
 
     fn expected(&self) -> Expected<'_> {
@@ -362,8 +369,8 @@ impl Call<'_> {
         if bytes.is_empty() {
             return DeleteOptions::parse(self.query, None);
         }
-        let media = body::media(self.content_type)?;
         let schema = apimachinery::schema::Schema::named(options::DELETE_OPTIONS);
+        let media = body::media(self.content_type, schema)?;
         let object = apimachinery::decode::decode(bytes, media, schema, FieldValidation::Ignore)?.object;
         if !matches!(meta::kind(&object), "" | "DeleteOptions") {
             return Err(Status::bad_request(format!(

@@ -9,11 +9,13 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json};
 use store::{Entry, Revision, Snapshot, WatchCache};
 
+use super::list::ListMeta;
 use super::options::{At, ListOptions, get_at};
 use super::resource::Storage;
-use super::respond::{self, Form, ListMeta};
-use super::{Call, errors};
+use super::{Call, errors, list, respond};
+use crate::accept::Encoding;
 use crate::request::ResponseBody;
+use crate::server::respond as answer;
 
 const TOKEN_TOO_OLD: &str = "The provided continue parameter is too old to display a consistent list result. You can \
 start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder \
@@ -23,25 +25,26 @@ modified, or deleted between the time the first chunk was returned and now may s
 /// Answers one object.
 pub(super) async fn get(call: &Call<'_>) -> Result<Response<ResponseBody>, Status> {
     let storage = call.served.storage()?;
-    let form = Form::negotiate(call.accept, call.query)?;
+    let accepted = call.accepted()?;
     let cache = at_least(storage, get_at(call.query)?).await?;
     let entry = cache.get(&storage.key(call.namespace, call.name)).ok_or_else(|| storage.not_found(call.name))?;
-    respond::object(StatusCode::OK, call.served, storage, form, &entry.bytes)
+    respond::object(StatusCode::OK, call.served, storage, accepted, &entry.bytes)
 }
 
 /// Answers a collection.
 pub(super) async fn list(call: &Call<'_>) -> Result<Response<ResponseBody>, Status> {
     let storage = call.served.storage()?;
-    let form = Form::negotiate(call.accept, call.query)?;
+    let accepted = call.accepted()?;
     let options = ListOptions::parse(call.query, call.served)?;
     match select(storage, call.namespace, &options).await? {
         Selected::Page(page) => {
-            Ok(respond::list(call.served.resource, &call.served.api_version, storage, form, &page.meta, page.entries))
+            let served = call.served;
+            list::list(served.resource, &served.api_version, storage, accepted, &page.meta, page.entries).await
         }
         Selected::TokenExpired(token) => {
             let mut status = Status::expired(TOKEN_TOO_OLD).to_value();
             status["metadata"] = json!({"continue": token});
-            Ok(respond::json_value(StatusCode::GONE, &status))
+            Ok(answer::object(StatusCode::GONE, Encoding::liked(call.accept), &status))
         }
     }
 }

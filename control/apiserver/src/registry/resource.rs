@@ -122,6 +122,11 @@ impl Storage {
         Ok(cache)
     }
 
+    /// What recent events and objects in another encoding may take.
+    pub(crate) fn budget(&self) -> &Arc<Budget> {
+        &self.environment.budget
+    }
+
     /// How long a read waits for a revision that is still to come.
     pub(crate) fn patience(&self) -> Duration {
         self.environment.patience

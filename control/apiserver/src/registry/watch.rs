@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use apimachinery::meta;
+use apimachinery::protobuf;
 use apimachinery::resources::Resource;
 use apimachinery::status::Status;
 use apimachinery::table;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream;
-use http::Response;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use jiff::Timestamp;
@@ -21,11 +23,15 @@ use tokio::time::Instant;
 use super::options::{At, Selection, WatchOptions};
 use super::read::at_least;
 use super::resource::Storage;
-use super::respond::{self, Form};
+use super::respond::{self, Accepted, Form};
 use super::{Call, convert, errors};
+use crate::accept::Encoding;
 use crate::request::{BoxError, ResponseBody};
+use crate::server::respond::unwritable;
 
 const CHUNK: usize = 64 * 1024;
+/// The media type of a watch in protobuf: `WatchEvent`s, each after its length.
+pub(crate) const PROTOBUF_STREAM: &str = "application/vnd.kubernetes.protobuf;stream=watch";
 /// What an event's frame has beside its object.
 const FRAME: usize = 40;
 /// A watch without `timeoutSeconds` ends after once to twice this time, so that a fleet does not come back at once.
@@ -34,7 +40,7 @@ const DEFAULT_SECONDS: u64 = 1800;
 /// Answers a watch.
 pub(super) async fn watch(call: &Call<'_>) -> Result<Response<ResponseBody>, Status> {
     let storage = call.served.storage()?;
-    let form = Form::negotiate(call.accept, call.query)?;
+    let Accepted { form, encoding } = call.accepted()?;
     let options = WatchOptions::parse(call.query, call.served)?;
     let start = match start(storage, call.namespace, &options).await {
         Ok(start) => start,
@@ -51,6 +57,7 @@ pub(super) async fn watch(call: &Call<'_>) -> Result<Response<ResponseBody>, Sta
         api_version: call.served.api_version.clone(),
         storage: storage.clone(),
         form,
+        encoding,
         selection: options.selection,
         name,
         columns_sent: false,
@@ -71,7 +78,11 @@ pub(super) async fn watch(call: &Call<'_>) -> Result<Response<ResponseBody>, Sta
         let bytes = state.next().await?;
         Some((Ok::<_, BoxError>(Frame::data(bytes)), state))
     });
-    Ok(respond::stream(StreamBody::new(frames).boxed_unsync()))
+    let mut response = respond::typed(StatusCode::OK, encoding, StreamBody::new(frames).boxed_unsync());
+    if encoding == Encoding::Protobuf {
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(PROTOBUF_STREAM));
+    }
+    Ok(response)
 }
 
 /// Where a watch begins.
@@ -186,6 +197,7 @@ struct FrameWriter {
     api_version: String,
     storage: Arc<Storage>,
     form: Form,
+    encoding: Encoding,
     selection: Selection,
     /// The one name watched by a legacy path.
     name: String,
@@ -197,12 +209,17 @@ impl FrameWriter {
         (self.name.is_empty() || entry.name() == self.name) && self.selection.matches(entry)
     }
 
+    /// Whether objects are as they are stored, whatever the encoding.
     fn plain(&self) -> bool {
         self.form == Form::Object && self.api_version == self.storage.api_version
     }
 
+    fn in_json(&self) -> bool {
+        self.encoding == Encoding::Json
+    }
+
     fn events(&mut self, events: &[Arc<WatchEvent>], out: &mut BytesMut) {
-        if !(self.selection.is_everything() && self.name.is_empty() && self.plain()) {
+        if !(self.selection.is_everything() && self.name.is_empty() && self.plain() && self.in_json()) {
             return events.iter().for_each(|event| self.event(event, out));
         }
         out.reserve(events.iter().map(|event| event.entry.bytes.len() + FRAME).sum());
@@ -219,9 +236,9 @@ impl FrameWriter {
         };
         match (before, after) {
             (false, false) => {}
-            (false, true) => self.entry(EventKind::Added, &event.entry, out),
-            (true, true) => self.entry(EventKind::Modified, &event.entry, out),
-            (true, false) if event.kind == EventKind::Deleted => self.entry(EventKind::Deleted, &event.entry, out),
+            (false, true) => self.shared(EventKind::Added, &event.entry, out),
+            (true, true) => self.shared(EventKind::Modified, &event.entry, out),
+            (true, false) if event.kind == EventKind::Deleted => self.shared(EventKind::Deleted, &event.entry, out),
             (true, false) => {
                 let last = event.previous.as_ref().unwrap_or(&event.entry);
                 let bytes = meta::replace_rv(&last.bytes, event.revision());
@@ -236,9 +253,33 @@ impl FrameWriter {
         }
     }
 
+    /// An object that others watch as well: in protobuf it is encoded by the first of them.
+    fn shared(&mut self, kind: EventKind, entry: &Arc<Entry>, out: &mut BytesMut) {
+        if self.in_json() || !self.plain() {
+            return self.entry(kind, entry, out);
+        }
+        let encoded = self.storage.budget().form(entry, || self.protobuf(&entry.bytes).map(Bytes::from));
+        match encoded {
+            Ok(encoded) => protobuf_frame(kind.as_str(), &encoded, out),
+            Err(status) => self.error(&status, out),
+        }
+    }
+
+    /// An object's JSON in protobuf; where it is not in its stored version, its fields are the same in this one.
+    fn protobuf(&self, json: &[u8]) -> Result<Vec<u8>, Status> {
+        let kind = respond::kind(self.form, &self.api_version, &self.resource.kind)?;
+        kind.object(json).map_err(|error| unwritable(&error))
+    }
+
     fn object(&mut self, kind: &str, bytes: &Bytes, out: &mut BytesMut) {
-        if self.plain() {
+        if self.plain() && self.in_json() {
             return frame(kind, bytes, out);
+        }
+        if !self.in_json() && (self.plain() || self.storage.convert.is_none()) {
+            return match self.protobuf(bytes) {
+                Ok(encoded) => protobuf_frame(kind, &encoded, out),
+                Err(status) => self.error(&status, out),
+            };
         }
         let mut object = match convert::parse(bytes) {
             Ok(object) => object,
@@ -260,7 +301,7 @@ impl FrameWriter {
                 table
             }
         };
-        frame(kind, object.to_string().as_bytes(), out);
+        self.value(kind, &object, out);
     }
 
     /// The columns, with the first table alone.
@@ -290,12 +331,24 @@ impl FrameWriter {
                 table
             }
         };
-        frame("BOOKMARK", object.to_string().as_bytes(), out);
+        self.value("BOOKMARK", &object, out);
     }
 
     fn error(&self, status: &Status, out: &mut BytesMut) {
-        let object: Value = status.to_value();
-        frame("ERROR", object.to_string().as_bytes(), out);
+        self.value("ERROR", &status.to_value(), out);
+    }
+
+    /// An event with an object that was made for it.
+    fn value(&self, kind: &str, object: &Value, out: &mut BytesMut) {
+        if self.in_json() {
+            return frame(kind, object.to_string().as_bytes(), out);
+        }
+        match protobuf::Kind::of_object(object).map(|kind| kind.value(object)) {
+            Some(Ok(encoded)) => protobuf_frame(kind, &encoded, out),
+            // Negotiation has made sure of a form; what is stored fits its schema.
+            Some(Err(error)) => tracing::error!(%error, kind, "a watch event cannot be written in protobuf"),
+            None => tracing::error!(kind, "a watch event has no protobuf form"),
+        }
     }
 }
 
@@ -306,4 +359,10 @@ fn frame(kind: &str, object: &[u8], out: &mut BytesMut) {
     out.put_slice(b"\",\"object\":");
     out.put_slice(object);
     out.put_slice(b"}\n");
+}
+
+fn protobuf_frame(kind: &str, object: &[u8], out: &mut BytesMut) {
+    let mut event = Vec::with_capacity(object.len() + FRAME);
+    protobuf::watch_event(kind, object, &mut event);
+    out.extend_from_slice(&event);
 }

@@ -8,7 +8,6 @@ mod listener;
 mod metrics;
 mod pipeline;
 mod pretty;
-mod protobuf;
 pub(crate) mod respond;
 mod start;
 mod websocket;

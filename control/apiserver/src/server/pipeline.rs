@@ -4,7 +4,6 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use apimachinery::decode::Media;
 use apimachinery::status::Status;
 use futures::FutureExt;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
@@ -14,13 +13,14 @@ use http::{Method, Request, Response, StatusCode};
 use super::body::{self, RequestBody};
 use super::health::{self, Check};
 use super::websocket::Handshake;
-use super::{Inner, gzip, pretty, protobuf, respond};
+use super::{Inner, gzip, pretty, respond};
+use crate::accept::Encoding;
 use crate::auth::User;
 use crate::auth::authenticate::authenticate;
 use crate::auth::impersonate::impersonated;
 use crate::authz::{Authorized, reviews};
 use crate::proxy;
-use crate::registry::respond::Form;
+use crate::registry::respond::Accepted;
 use crate::request::{Query, RequestContext, RequestInfo, ResponseBody, Verb, Warnings};
 
 type Answer = Result<Response<ResponseBody>, Status>;
@@ -37,13 +37,14 @@ impl Inner {
         let lines = !passes && pretty::wanted(&parts.headers, &query);
         let gzip = !passes && matches!(info.verb, Verb::Get | Verb::List) && gzip::accepted(&parts.headers);
         let head = parts.method == Method::HEAD;
+        let encoding = Encoding::liked(header(&parts, &ACCEPT));
         let socket = (info.verb == Verb::Watch).then(|| Handshake::of(&mut parts)).flatten();
         let warnings = Warnings::default();
         let answered = AssertUnwindSafe(async {
             let answer = self.serve_request(&info, query, parts, body, warnings.clone()).await;
             let answer = match (answer, socket) {
                 (Ok(watch), Some(socket)) => socket.carry(watch, &self.tasks, &self.shutdown),
-                (answer, _) => answer.unwrap_or_else(|status| respond::failure(&status)),
+                (answer, _) => answer.unwrap_or_else(|status| respond::failure(&status, encoding)),
             };
             let answer = if lines { pretty::print(answer) } else { answer };
             let answer = if gzip { gzip::compress(answer).await } else { answer };
@@ -52,7 +53,7 @@ impl Inner {
         let mut response = answered.catch_unwind().await.unwrap_or_else(|_| {
             self.metrics.panicked();
             tracing::error!(verb = %info.verb, path = info.path, "the request ended in a panic");
-            respond::failure(&Status::internal("this request caused the API server to panic"))
+            respond::failure(&Status::internal("this request caused the API server to panic"), encoding)
         });
         // Nobody may keep what they are shown, unless it says so.
         let kept = HeaderValue::from_static("no-cache, private");
@@ -90,7 +91,7 @@ impl Inner {
         &self,
         info: &RequestInfo,
         query: Query,
-        mut parts: Parts,
+        parts: Parts,
         body: RequestBody,
         (user, authorized): (Arc<User>, Authorized),
         warnings: Warnings,
@@ -99,19 +100,14 @@ impl Inner {
             Verb::Watch => self.limits.request,
             _ => deadline(&query, self.limits.request)?,
         };
-        let mut body = match parts.method {
+        let body = match parts.method {
             Method::GET | Method::HEAD => bytes::Bytes::new(),
             _ => body::read(&parts.headers, body, self.limits.stalled_body).await?,
         };
-        if content_type(&parts).starts_with(protobuf::MEDIA_TYPE) && !body.is_empty() {
-            body = protobuf::to_json(&body)?;
-            parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        }
         if reviews::is_review(info) {
-            let accept = parts.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-            Form::objects_only(accept)?;
-            let review = reviews::review(info, &user, &self.services, media(&parts), &body)?;
-            return Ok(respond::json(StatusCode::CREATED, &review));
+            let encoding = Accepted::plain(header(&parts, &ACCEPT))?;
+            let review = reviews::review(info, &user, &self.services, header(&parts, &CONTENT_TYPE), &body)?;
+            return Ok(respond::object(StatusCode::CREATED, encoding, &review));
         }
         let context = RequestContext {
             info: info.clone(),
@@ -208,12 +204,8 @@ fn go_duration(text: &str) -> Option<Duration> {
     if text.is_empty() { None } else { Duration::try_from_secs_f64(seconds).ok() }
 }
 
-fn content_type(parts: &Parts) -> &str {
-    parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
-}
-
-fn media(parts: &Parts) -> Media {
-    if content_type(parts).contains("yaml") { Media::Yaml } else { Media::Json }
+fn header<'a>(parts: &'a Parts, name: &http::HeaderName) -> &'a str {
+    parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use apimachinery::protobuf;
 use apimachinery::status::Status;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH, RETRY_AFTER, WARNING};
@@ -11,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use serde_json::Value;
 
+use crate::accept::Encoding;
 use crate::request::{BoxError, ResponseBody};
 
 /// A whole body.
@@ -36,10 +38,29 @@ pub(crate) fn json(code: StatusCode, value: &Value) -> Response<ResponseBody> {
     bytes(code, "application/json", value.to_string())
 }
 
+/// An object. One that has no protobuf form (none that the API has) is written in JSON.
+pub(crate) fn object(code: StatusCode, encoding: Encoding, object: &Value) -> Response<ResponseBody> {
+    let encoded = match encoding {
+        Encoding::Json => None,
+        Encoding::Protobuf => protobuf::Kind::of_object(object).map(|kind| kind.value(object)),
+    };
+    match encoded {
+        None => json(code, object),
+        Some(Ok(encoded)) => bytes(code, encoding.media_type(), encoded),
+        Some(Err(error)) => failure(&unwritable(&error), Encoding::Json),
+    }
+}
+
+/// The failure to write an object in protobuf.
+pub(crate) fn unwritable(error: &protobuf::EncodeError) -> Status {
+    tracing::error!(%error, "an object cannot be written in protobuf");
+    Status::internal("the object cannot be written in protobuf; ask for application/json")
+}
+
 /// A failed request.
-pub(crate) fn failure(status: &Status) -> Response<ResponseBody> {
+pub(crate) fn failure(status: &Status, encoding: Encoding) -> Response<ResponseBody> {
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = json(code, &status.to_value());
+    let mut response = object(code, encoding, &status.to_value());
     let retry = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
     if retry > 0 {
         response.headers_mut().insert(RETRY_AFTER, retry.into());

@@ -24,7 +24,7 @@ pub(super) async fn create(
     let options = WriteOptions::parse(call.query, "CreateOptions")?;
     let binding = decode(call, subresource, options, body)?;
     call.check_name(&binding)?;
-    bind(&call.writer(options.dry_run)?, call.name, &binding).await
+    bind(call, &call.writer(options.dry_run)?, call.name, &binding).await
 }
 
 /// POST of a Binding to the old collection `bindings`.
@@ -45,10 +45,15 @@ pub(in crate::registry) async fn legacy(call: &Call<'_>, body: &[u8]) -> Result<
         manager: call.manager(),
         applies: false,
     };
-    bind(&writer, meta::name(&binding), &binding).await
+    bind(call, &writer, meta::name(&binding), &binding).await
 }
 
-async fn bind(writer: &Writer<'_>, pod: &str, binding: &Value) -> Result<Response<ResponseBody>, Status> {
+async fn bind(
+    call: &Call<'_>,
+    writer: &Writer<'_>,
+    pod: &str,
+    binding: &Value,
+) -> Result<Response<ResponseBody>, Status> {
     let path = Path::new("target");
     let target = &binding["target"];
     let mut invalid = Vec::new();
@@ -64,7 +69,7 @@ async fn bind(writer: &Writer<'_>, pod: &str, binding: &Value) -> Result<Respons
         return Err(Status::invalid("", "Binding", pod, invalid));
     }
     writer.update(pod, PART, false, &mut |old| assigned(old, node, binding)).await?;
-    Ok(success())
+    Ok(success(call))
 }
 
 /// The pod on its node.

@@ -43,7 +43,7 @@ pub(super) async fn create(
     call.check_name(&eviction)?;
     let mut deletion = DeleteOptions::parse(call.query, Some(&eviction["deleteOptions"]))?;
     deletion.dry_run |= options.dry_run;
-    evict(&call.writer(deletion.dry_run)?, call.name, &deletion).await.map(|()| success())
+    evict(&call.writer(deletion.dry_run)?, call.name, &deletion).await.map(|()| success(call))
 }
 
 async fn evict(pods: &Writer<'_>, name: &str, asked: &DeleteOptions) -> Result<(), Status> {

@@ -17,8 +17,9 @@ use serde_json::{Value, json};
 use super::Call;
 use super::body::{self, Expected};
 use super::options::WriteOptions;
-use super::respond;
+use crate::accept::Encoding;
 use crate::request::{ResponseBody, Verb};
+use crate::server::respond as answer;
 
 pub(super) use binding::legacy as legacy_binding;
 
@@ -57,7 +58,7 @@ fn schema(subresource: &Subresource) -> Option<&'static Schema> {
 }
 
 /// The answer of actions that leave nothing to show.
-fn success() -> Response<ResponseBody> {
+fn success(call: &Call<'_>) -> Response<ResponseBody> {
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    respond::json_value(StatusCode::CREATED, &status)
+    answer::object(StatusCode::CREATED, Encoding::liked(call.accept), &status)
 }

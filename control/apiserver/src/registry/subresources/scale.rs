@@ -26,7 +26,7 @@ pub(super) async fn handle(
     body: Bytes,
 ) -> Result<Response<ResponseBody>, Status> {
     let storage = call.served.storage()?;
-    let form = respond::Form::negotiate(call.accept, call.query)?;
+    let accepted = call.accepted()?;
     let bytes = match call.verb {
         Verb::Get => {
             let cache = read::at_least(storage, get_at(call.query)?).await?;
@@ -54,7 +54,7 @@ pub(super) async fn handle(
         }
         _ => return Err(call.unsupported()),
     };
-    Ok(respond::scale(form, &of(&convert::parse(&bytes)?)))
+    Ok(respond::scale(accepted, &of(&convert::parse(&bytes)?)))
 }
 
 /// The Scale of an object.

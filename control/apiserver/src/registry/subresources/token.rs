@@ -10,8 +10,10 @@ use serde_json::{Value, json};
 use super::decode;
 use crate::auth::tokens::{BoundObject, TokenRequest};
 use crate::registry::options::WriteOptions;
-use crate::registry::{Call, convert, respond};
+use crate::registry::respond::Accepted;
+use crate::registry::{Call, convert};
 use crate::request::ResponseBody;
+use crate::server::respond as answer;
 
 const DEFAULT_SECONDS: i64 = 3600;
 const MIN_SECONDS: i64 = 600;
@@ -22,6 +24,7 @@ pub(super) async fn create(
     subresource: &Subresource,
     body: &[u8],
 ) -> Result<Response<ResponseBody>, Status> {
+    let encoding = Accepted::plain(call.accept)?;
     let options = WriteOptions::parse(call.query, "CreateOptions")?;
     let mut request = decode(call, subresource, options, body)?;
     call.check_name(&request)?;
@@ -51,7 +54,7 @@ pub(super) async fn create(
     request["spec"]["expirationSeconds"] = seconds.into();
     request["spec"]["audiences"] = signed.audiences.into();
     request["status"] = json!({"token": signed.token, "expirationTimestamp": signed.expires});
-    Ok(respond::json_value(StatusCode::CREATED, &request))
+    Ok(answer::object(StatusCode::CREATED, encoding, &request))
 }
 
 fn check_seconds(seconds: i64, name: &str) -> Result<(), Status> {
