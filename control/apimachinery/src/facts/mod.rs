@@ -141,17 +141,17 @@ fn read_field(part: &'static str) -> Field {
             _ => {}
         }
     }
-    field.omit_empty = !(written || field.required || field.zero_is_value)
-        && !matches!(
-            field.ty,
-            Type::Struct(_)
-                | Type::Any(_)
-                | Type::Object(_)
-                | Type::Quantity
-                | Type::IntOrString
-                | Type::Time
-                | Type::MicroTime
-        );
+    let never_empty = matches!(
+        field.ty,
+        Type::Struct(_)
+            | Type::Any(_)
+            | Type::Object(_)
+            | Type::Quantity
+            | Type::IntOrString
+            | Type::Time
+            | Type::MicroTime
+    );
+    field.omit_empty = !(never_empty || written || field.required || field.zero_is_value);
     field
 }
 

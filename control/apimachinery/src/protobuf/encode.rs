@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize as _;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -268,8 +269,8 @@ impl<'de> DeserializeSeed<'de> for FieldSeed<'_> {
     fn deserialize<D: Deserializer<'de>>(self, json: D) -> Result<(), D::Error> {
         match self.ty {
             Type::Any(ty) | Type::Object(ty) => match Alternatives::of(ty) {
-                Some(alternatives) => self.alternative(&alternatives, serde::Deserialize::deserialize(json)?),
-                None => self.raw(serde::Deserialize::deserialize(json)?),
+                Some(alternatives) => self.alternative(&alternatives, &Value::deserialize(json)?),
+                None => self.raw(<Box<RawValue>>::deserialize(json)?.get()),
             },
             _ => json.deserialize_any(self),
         }
@@ -278,10 +279,10 @@ impl<'de> DeserializeSeed<'de> for FieldSeed<'_> {
 
 impl FieldSeed<'_> {
     /// JSON as it is.
-    fn raw<E: Error>(self, json: Box<RawValue>) -> Result<(), E> {
-        if json.get() != "null" {
+    fn raw<E: Error>(self, json: &str) -> Result<(), E> {
+        if json != "null" {
             let write = |out: &mut Vec<u8>| {
-                put_bytes(out, 1, json.get().as_bytes());
+                put_bytes(out, 1, json.as_bytes());
                 Ok(())
             };
             return put_nested(self.out, self.place.number, write);
@@ -291,7 +292,7 @@ impl FieldSeed<'_> {
     }
 
     /// One of two things, each with its field.
-    fn alternative<E: Error>(self, alternatives: &Alternatives, value: Value) -> Result<(), E> {
+    fn alternative<E: Error>(self, alternatives: &Alternatives, value: &Value) -> Result<(), E> {
         let Alternatives { schema: number, other, kind, props } = *alternatives;
         if value.is_null() {
             self.nothing();
@@ -302,7 +303,7 @@ impl FieldSeed<'_> {
             put_nested(out, number, |out| Message { schema: props, out, depth }.deserialize(value)).map_err(E::custom)
         };
         put_nested(self.out, self.place.number, |out| {
-            match (&value, kind) {
+            match (value, kind) {
                 (Value::Bool(allows), Other::Allows) => put_number(out, other, u64::from(*allows)),
                 (Value::Array(list), Other::Texts | Other::Schemas) => {
                     for item in list {

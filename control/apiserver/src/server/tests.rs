@@ -83,6 +83,17 @@ impl Running {
         client: Option<&Certified>,
         request: Request<Full<bytes::Bytes>>,
     ) -> (StatusCode, String) {
+        let (status, _, body) = self.ask_for_bytes(alpn, client, request).await;
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    /// The answer's code, content type and body.
+    async fn ask_for_bytes(
+        &self,
+        alpn: &[u8],
+        client: Option<&Certified>,
+        request: Request<Full<bytes::Bytes>>,
+    ) -> (StatusCode, String, bytes::Bytes) {
         let io = TokioIo::new(self.connect(alpn, client).await);
         let response = if alpn == b"h2" {
             let (mut sender, connection) =
@@ -95,8 +106,9 @@ impl Running {
             sender.send_request(request).await.unwrap()
         };
         let status = response.status();
-        let body = response.into_body().collect().await.unwrap().to_bytes();
-        (status, String::from_utf8(body.to_vec()).unwrap())
+        let content_type = response.headers().get(http::header::CONTENT_TYPE);
+        let content_type = content_type.and_then(|ty| ty.to_str().ok()).unwrap_or_default().to_owned();
+        (status, content_type, response.into_body().collect().await.unwrap().to_bytes())
     }
 
     async fn stop(self) {
@@ -156,6 +168,48 @@ async fn both_protocols_serve_by_identity() {
     let (status, body) = running.ask(b"h2", Some(&admin), impersonating).await;
     assert_eq!(status, 403, "{body}");
     assert!(body.contains(r#"User \"jane\" cannot list"#), "{body}");
+    running.stop().await;
+}
+
+/// Failures and reviews are told in the encoding that the client likes, and in JSON to who cannot be pleased.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failures_and_reviews_are_in_protobuf() {
+    const PROTOBUF: &str = apimachinery::protobuf::MEDIA_TYPE;
+    let running = start(Limits::default()).await;
+    let admin = running.server.pki().admin().unwrap();
+    let missing = "/api/v1/namespaces/nothing";
+    let metadata = format!("{PROTOBUF};as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json");
+    for (client, path, accept, code, in_protobuf) in [
+        (Some(&admin), missing, PROTOBUF, 404, true),
+        (Some(&admin), missing, "application/vnd.kubernetes.protobuf, application/json", 404, true),
+        (Some(&admin), missing, "application/json, application/vnd.kubernetes.protobuf", 404, false),
+        (Some(&admin), missing, &*metadata, 404, false),
+        (Some(&admin), "/api/v1/pods", "text/html", 406, false),
+        (Some(&admin), "/api/v1/pods?timeout=x", PROTOBUF, 400, true),
+        (None, "/api/v1/pods", PROTOBUF, 403, true),
+    ] {
+        let mut request = get(path);
+        request.headers_mut().insert("accept", accept.parse().unwrap());
+        let (status, content_type, body) = running.ask_for_bytes(b"h2", client, request).await;
+        assert_eq!((status.as_u16(), content_type == PROTOBUF), (code, in_protobuf), "{path} {accept}");
+        let told: serde_json::Value = match in_protobuf {
+            true => apimachinery::protobuf::decode(&body, None).unwrap(),
+            false => serde_json::from_slice(&body).unwrap(),
+        };
+        assert_eq!((&told["kind"], &told["code"]), (&"Status".into(), &code.into()), "{told}");
+    }
+    let review = serde_json::json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+        "spec": {"resourceAttributes": {"verb": "get", "resource": "pods"}}});
+    let body = apimachinery::protobuf::Kind::of_object(&review).unwrap().value(&review).unwrap();
+    let path = "https://localhost/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let post = |content_type: &str| {
+        let request = Request::post(path).header("content-type", content_type).header("accept", PROTOBUF);
+        request.body(Full::from(body.clone())).unwrap()
+    };
+    let (status, content_type, answer) = running.ask_for_bytes(b"h2", Some(&admin), post(PROTOBUF)).await;
+    assert_eq!((status.as_u16(), content_type.as_str()), (201, PROTOBUF));
+    assert_eq!(apimachinery::protobuf::decode(&answer, None).unwrap()["status"]["allowed"], true);
+    assert_eq!(running.ask_for_bytes(b"h2", Some(&admin), post("text/plain")).await.0, 415);
     running.stop().await;
 }
 

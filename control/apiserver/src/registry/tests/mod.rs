@@ -7,6 +7,7 @@ mod crud;
 mod deletion;
 mod every_resource;
 mod listing;
+mod protobuf;
 mod service_addresses;
 mod special;
 mod watching;
