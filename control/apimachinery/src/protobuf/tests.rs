@@ -1,3 +1,5 @@
+//! Both ways, against what Go wrote, what the specification of the wire allows, and what is malformed.
+
 use std::io::Read as _;
 
 use base64::Engine as _;
