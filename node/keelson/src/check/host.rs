@@ -45,7 +45,7 @@ impl Host {
     }
 }
 
-/// A machine with these files, for as long as the directory lives.
+/// A machine with these files (`-> TARGET`: links), for as long as the directory lives.
 #[cfg(test)]
 pub(crate) fn with(files: &[(&str, &str)]) -> (tempfile::TempDir, Host) {
     let dir = tempfile::tempdir().unwrap();
@@ -53,14 +53,22 @@ pub(crate) fn with(files: &[(&str, &str)]) -> (tempfile::TempDir, Host) {
     for (path, content) in files {
         let path = host.path(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, content).unwrap();
+        match content.strip_prefix("-> ") {
+            Some(target) => std::os::unix::fs::symlink(target, path).unwrap(),
+            None => std::fs::write(path, content).unwrap(),
+        }
     }
     (dir, host)
 }
 
-/// The first line that a program prints, on either stream.
-pub(crate) fn first_line(program: &Path, args: &[&str]) -> Option<String> {
-    let output = Command::new(program).args(args).output().ok()?;
+/// The first line of what a program says of its version, or why it does not run.
+pub(crate) fn version(program: &Path) -> Result<String, String> {
+    let output = Command::new(program).arg("--version").output().map_err(|error| error.to_string())?;
     let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
-    String::from_utf8_lossy(&text).lines().next().map(str::to_owned)
+    let line = String::from_utf8_lossy(&text).lines().next().unwrap_or_default().to_owned();
+    match output.status {
+        status if status.success() => Ok(line),
+        status if line.is_empty() => Err(status.to_string()),
+        _ => Err(line),
+    }
 }

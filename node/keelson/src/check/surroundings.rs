@@ -1,7 +1,7 @@
 //! Checks of what stands around the kernel: the runtime, free ports, name resolution, firewall, SELinux, disk.
 
 use super::Finding;
-use super::host::{Host, first_line};
+use super::host::{self, Host};
 use super::kernel::HYBRID_CGROUPS;
 use super::listener::{self, Listener};
 use crate::cli::CheckArgs;
@@ -43,7 +43,10 @@ fn containerd(host: &Host) -> Finding {
     let Some(program) = host.program("containerd") else {
         return Finding::failed("containerd", "not on the path", remedy);
     };
-    let line = first_line(&program, &["--version"]).unwrap_or_default();
+    let line = match host::version(&program) {
+        Ok(line) => line,
+        Err(why) => return broken("containerd", &program, &why, remedy),
+    };
     // "containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u1"
     let version = line.split_whitespace().nth(2).unwrap_or("").trim_start_matches('v').to_owned();
     let mut parts = version.split(['.', '~', '-']).map_while(|part| part.parse::<u32>().ok());
@@ -51,6 +54,17 @@ fn containerd(host: &Host) -> Finding {
         (Some(major), Some(minor)) if (major, minor) >= (1, 6) => Finding::ok("containerd", version),
         _ => Finding::failed("containerd", format!("'{line}' is not 1.6 or later"), remedy),
     }
+}
+
+fn runs(check: &'static str, program: &Path, remedy: &str) -> Finding {
+    match host::version(program) {
+        Ok(version) => Finding::ok(check, version),
+        Err(why) => broken(check, program, &why, remedy),
+    }
+}
+
+fn broken(check: &'static str, program: &Path, why: &str, remedy: &str) -> Finding {
+    Finding::failed(check, format!("{} does not run: {why}", program.display()), remedy)
 }
 
 /// The server takes the same: runc, else crun.
@@ -63,17 +77,14 @@ fn runc(host: &Host) -> Finding {
     if program.ends_with("crun") && host.has(HYBRID_CGROUPS) {
         return Finding::failed("runc", "only crun is here, which does not work with hybrid cgroups", remedy);
     }
-    Finding::ok("runc", first_line(&program, &["--version"]).unwrap_or_default())
+    runs("runc", &program, remedy)
 }
 
 fn nft(host: &Host) -> Finding {
+    let remedy = "install nftables (apt-get install nftables, dnf install nftables)";
     match host.program("nft") {
-        Some(program) => Finding::ok("nft", first_line(&program, &["--version"]).unwrap_or_default()),
-        None => Finding::failed(
-            "nft",
-            "not on the path: pods could not reach the outside",
-            "install nftables (apt-get install nftables, dnf install nftables)",
-        ),
+        Some(program) => runs("nft", &program, remedy),
+        None => Finding::failed("nft", "not on the path: pods could not reach the outside", remedy),
     }
 }
 
@@ -224,16 +235,27 @@ mod tests {
 
     #[test]
     fn what_runs_containers() {
-        let hybrid = HYBRID_CGROUPS.trim_start_matches('/');
+        let hybrid = (HYBRID_CGROUPS.trim_start_matches('/'), "");
+        let (runc_runs, crun_runs) = (("usr/bin/runc", "-> /bin/true"), ("usr/bin/crun", "-> /bin/true"));
         for (files, want) in [
-            (&["usr/bin/runc", hybrid][..], Level::Ok),
-            (&["usr/bin/runc", "usr/bin/crun", hybrid], Level::Ok),
-            (&["usr/bin/crun"], Level::Ok),
-            (&["usr/bin/crun", hybrid], Level::Failed),
+            (&[runc_runs, hybrid][..], Level::Ok),
+            (&[runc_runs, crun_runs, hybrid], Level::Ok),
+            (&[crun_runs], Level::Ok),
+            (&[crun_runs, hybrid], Level::Failed),
             (&[hybrid], Level::Failed),
+            (&[("usr/bin/runc", "-> /bin/false")], Level::Failed),
         ] {
-            let files: Vec<_> = files.iter().map(|file| (*file, "")).collect();
-            assert_eq!(level(runc, &files), want, "{files:?}");
+            assert_eq!(level(runc, files), want, "{files:?}");
+        }
+    }
+
+    #[test]
+    fn a_program_that_does_not_run() {
+        for (check, name) in [(containerd as fn(&Host) -> Finding, "containerd"), (nft, "nft")] {
+            let (_dir, host) = crate::check::host::with(&[(&format!("usr/bin/{name}"), "-> /bin/false")]);
+            let found = check(&host);
+            assert_eq!(found.level, Level::Failed);
+            assert!(found.detail.contains("does not run"), "{}", found.detail);
         }
     }
 
