@@ -17,6 +17,11 @@ impl Work {
         self.0.run(&all).unwrap()
     }
 
+    fn apply(&self, manifest: &str) {
+        let applied = self.0.run_with(&["-n", "work", "apply", "-f", "-"], manifest).unwrap();
+        assert_eq!(applied.code, 0, "{applied:?}");
+    }
+
     fn field(&self, object: &str, path: &str) -> String {
         self.run(&["get", object, "-o", &format!("jsonpath={path}")])
     }
@@ -42,8 +47,11 @@ fn controllers_keep_their_promises() {
     let kubectl = cluster.kubectl();
     kubectl.run(&["create", "namespace", "work"]).unwrap();
     let work = Work(kubectl.clone());
-    let applied = kubectl.run_with(&["apply", "-n", "work", "-f", "-"], WORK).unwrap();
-    assert_eq!(applied.code, 0, "{applied:?}");
+    // The stray is known to all before there is a set that it could be surplus to.
+    let (stray, _) = WORK.split_once("\n---\n").unwrap();
+    work.apply(stray);
+    work.wait("pod/stray", "condition=Ready");
+    work.apply(WORK);
     adoption(&work);
     rollouts(&work);
     endpoints(&work);
@@ -125,8 +133,7 @@ fn deletion(work: &Work) {
     work.run(&["delete", "deployment", "main", "--cascade=orphan"]);
     assert!(!sets().is_empty(), "orphans stay");
     assert!(!work.run(&["get", "rs", "-l", "app=main", "-o", "yaml"]).contains("kind: Deployment"));
-    let applied = work.0.run_with(&["apply", "-n", "work", "-f", "-"], WORK).unwrap();
-    assert_eq!(applied.code, 0, "{applied:?}");
+    work.apply(WORK);
     work.rolled_out();
     work.run(&["delete", "deployment", "main", "--cascade=foreground", "--timeout=60s"]);
     assert_eq!(sets(), "", "gone before their owner");

@@ -3,7 +3,9 @@
 //! There is an entry for every object of the cluster, so it is small: identities are numbers, resources are shared.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
+use apimachinery::resources::Resource;
 use informer::meta::null_is_default;
 use informer::{OwnerReference, source::Revisioned};
 use serde::Deserialize;
@@ -15,13 +17,13 @@ pub(super) const FOREGROUND: &str = "foregroundDeletion";
 pub(super) const ORPHAN: &str = "orphan";
 
 /// What is read of each object.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Partial {
     pub(super) metadata: PartialMeta,
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub(super) struct PartialMeta {
     pub(super) name: Box<str>,
@@ -48,6 +50,8 @@ pub(super) struct Entry {
     pub(super) resource: u16,
     pub(super) namespace: Box<str>,
     pub(super) name: Box<str>,
+    /// What an owner reference to it says besides its uid.
+    identity: Identity,
     owners: Box<[Owner]>,
     pub(super) deleting: bool,
     /// Being deleted, and waits for its dependents.
@@ -59,7 +63,29 @@ pub(super) struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Owner {
     uid: Uid,
+    /// What the reference calls it.
+    identity: Identity,
     blocks: bool,
+}
+
+/// Group, kind and name of an object, hashed.
+type Identity = u64;
+
+fn identity(group: &str, kind: &str, name: &str) -> Identity {
+    let mut hasher = DefaultHasher::new();
+    (group, kind, name).hash(&mut hasher);
+    hasher.finish()
+}
+
+impl From<&OwnerReference> for Owner {
+    fn from(reference: &OwnerReference) -> Self {
+        let group = reference.api_version.split_once('/').map_or("", |(group, _)| group);
+        Self {
+            uid: parse_uid(&reference.uid),
+            identity: identity(group, &reference.kind, &reference.name),
+            blocks: reference.block_owner_deletion == Some(true),
+        }
+    }
 }
 
 /// What is to be looked at.
@@ -88,19 +114,17 @@ pub(super) fn parse_uid(text: &str) -> Uid {
 }
 
 impl Graph {
-    /// An object is new or changed. `settled` says that all resources are known, so that an unknown owner is worth a look.
-    pub(super) fn upsert(&mut self, resource: u16, object: Partial, settled: bool) -> Vec<Task> {
+    /// An object of the resource with this number is new or changed. `settled` says that all resources are known, so that an
+    /// unknown owner is worth a look.
+    pub(super) fn upsert(&mut self, number: u16, resource: &Resource, object: Partial, settled: bool) -> Vec<Task> {
         let meta = object.metadata;
         let uid = parse_uid(&meta.uid);
-        let owners: Box<[Owner]> = meta
-            .owner_references
-            .iter()
-            .map(|owner| Owner { uid: parse_uid(&owner.uid), blocks: owner.block_owner_deletion == Some(true) })
-            .collect();
+        let owners: Box<[Owner]> = meta.owner_references.iter().map(Owner::from).collect();
         let deleting = meta.deletion_timestamp.is_some();
         let has = |finalizer: &str| meta.finalizers.iter().any(|known| known == finalizer);
         let entry = Entry {
-            resource,
+            resource: number,
+            identity: identity(&resource.group, &resource.kind, &meta.name),
             namespace: meta.namespace,
             name: meta.name,
             deleting,
@@ -119,11 +143,7 @@ impl Graph {
         }
         let changed = *old_owners != *entry.owners;
         if changed && settled {
-            let named = entry.owners.iter().zip(&meta.owner_references);
-            let misnamed = |(owner, reference): (&Owner, &OwnerReference)| {
-                self.entries.get(&owner.uid).is_some_and(|owner| *owner.name != *reference.name)
-            };
-            if named.into_iter().any(misnamed) || self.is_suspect(&entry) {
+            if self.is_suspect(&entry) {
                 tasks.push(Task::Check(uid));
             }
             // An owner that waits for dependents may have waited for this one.
@@ -158,12 +178,14 @@ impl Graph {
         suspects.map(|(uid, _)| Task::Check(*uid)).collect()
     }
 
-    /// Whether an owner of this object is not known, is waiting for its dependents, or is in another namespace, where it can
-    /// own nothing of this one.
+    /// Whether an owner of this object is not known, is another than the reference says, is waiting for its dependents, or is
+    /// in another namespace, where it can own nothing of this one.
     fn is_suspect(&self, entry: &Entry) -> bool {
         let strange = |namespace: &str| !namespace.is_empty() && *namespace != *entry.namespace;
-        let suspect = |owner: &Owner| {
-            self.entries.get(&owner.uid).is_none_or(|owner| owner.foreground || strange(&owner.namespace))
+        let suspect = |reference: &Owner| {
+            self.entries.get(&reference.uid).is_none_or(|owner| {
+                owner.foreground || owner.identity != reference.identity || strange(&owner.namespace)
+            })
         };
         entry.owners.iter().any(suspect)
     }
@@ -244,17 +266,24 @@ pub(super) fn judge(owners: &[OwnerState], has_dependents: bool) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use apimachinery::resources;
     use serde_json::{Value, json};
 
     fn object(uid: &str, owners: &[(&str, bool)], deleting: Option<&str>) -> Partial {
-        let owners: Vec<Value> =
-            owners.iter().map(|(uid, blocks)| json!({"uid": uid, "name": uid, "blockOwnerDeletion": blocks})).collect();
+        let owners: Vec<Value> = owners
+            .iter()
+            .map(|(uid, blocks)| json!({"apiVersion": "v1", "kind": "ConfigMap", "uid": uid, "name": uid, "blockOwnerDeletion": blocks}))
+            .collect();
         let mut value = json!({"metadata": {"name": uid, "uid": uid, "ownerReferences": owners}});
         if let Some(finalizer) = deleting {
             value["metadata"]["deletionTimestamp"] = json!("now");
             value["metadata"]["finalizers"] = json!([finalizer]);
         }
         serde_json::from_value(value).unwrap()
+    }
+
+    fn upsert(graph: &mut Graph, object: Partial, settled: bool) -> Vec<Task> {
+        graph.upsert(3, resources::find_kind("", "v1", "ConfigMap").unwrap(), object, settled)
     }
 
     fn check(uid: &str) -> Task {
@@ -264,9 +293,9 @@ mod tests {
     #[test]
     fn the_deletion_of_an_owner_concerns_its_dependents() {
         let mut graph = Graph::default();
-        assert_eq!(graph.upsert(0, object("a", &[], None), true), []);
-        assert_eq!(graph.upsert(0, object("b", &[("a", true)], None), true), []);
-        assert_eq!(graph.upsert(0, object("c", &[("zz", false)], None), true), [check("c")], "unknown owner");
+        assert_eq!(upsert(&mut graph, object("a", &[], None), true), []);
+        assert_eq!(upsert(&mut graph, object("b", &[("a", true)], None), true), []);
+        assert_eq!(upsert(&mut graph, object("c", &[("zz", false)], None), true), [check("c")], "unknown owner");
         assert_eq!(graph.delete("a"), [check("b")]);
         assert_eq!(graph.delete("a"), []);
         assert_eq!(graph.delete("b"), []);
@@ -275,9 +304,9 @@ mod tests {
     #[test]
     fn before_all_is_known_nothing_is_suspect() {
         let mut graph = Graph::default();
-        assert_eq!(graph.upsert(0, object("b", &[("a", true)], None), false), []);
+        assert_eq!(upsert(&mut graph, object("b", &[("a", true)], None), false), []);
         assert_eq!(graph.settle(), [check("b")]);
-        graph.upsert(0, object("a", &[], None), false);
+        upsert(&mut graph, object("a", &[], None), false);
         assert_eq!(graph.settle(), []);
     }
 
@@ -287,35 +316,47 @@ mod tests {
             metadata: PartialMeta { namespace: namespace.into(), ..object.metadata },
         };
         let mut graph = Graph::default();
-        graph.upsert(0, inside("x", object("a", &[], None)), false);
-        graph.upsert(0, object("cluster", &[], None), false);
-        graph.upsert(0, inside("y", object("b", &[("a", true)], None)), false);
-        graph.upsert(0, inside("x", object("c", &[("a", true), ("cluster", true)], None)), false);
+        upsert(&mut graph, inside("x", object("a", &[], None)), false);
+        upsert(&mut graph, object("cluster", &[], None), false);
+        upsert(&mut graph, inside("y", object("b", &[("a", true)], None)), false);
+        upsert(&mut graph, inside("x", object("c", &[("a", true), ("cluster", true)], None)), false);
         assert_eq!(graph.settle(), [check("b")]);
-        assert_eq!(graph.upsert(0, inside("y", object("d", &[("a", true)], None)), true), [check("d")]);
-        assert_eq!(graph.upsert(0, inside("x", object("e", &[("a", true)], None)), true), []);
-        let mut misnamed = inside("x", object("f", &[("a", true)], None));
-        misnamed.metadata.owner_references[0].name = "b".into();
-        assert_eq!(graph.upsert(0, misnamed, true), [check("f")]);
+        assert_eq!(upsert(&mut graph, inside("y", object("d", &[("a", true)], None)), true), [check("d")]);
+        assert_eq!(upsert(&mut graph, inside("x", object("e", &[("a", true)], None)), true), []);
+        let other: [fn(&mut OwnerReference); 3] = [
+            |owner| owner.name = "b".into(),
+            |owner| owner.kind = "Secret".into(),
+            |owner| owner.api_version = "apps/v1".into(),
+        ];
+        for other in other {
+            let mut misnamed = inside("x", object("f", &[("a", true)], None));
+            other(&mut misnamed.metadata.owner_references[0]);
+            let mut early = Graph::default();
+            upsert(&mut early, inside("x", object("a", &[], None)), false);
+            upsert(&mut early, misnamed.clone(), false);
+            assert_eq!(early.settle(), [check("f")], "{misnamed:?}");
+            assert_eq!(upsert(&mut graph, misnamed, true), [check("f")]);
+            graph.delete("f");
+        }
     }
 
     #[test]
     fn foreground_deletion_waits_for_those_that_block() {
         let mut graph = Graph::default();
-        graph.upsert(0, object("a", &[], None), true);
-        graph.upsert(0, object("b", &[("a", true)], None), true);
-        assert_eq!(graph.upsert(0, object("a", &[], Some(FOREGROUND)), true), [check("a"), check("b")]);
-        assert_eq!(graph.upsert(0, object("a", &[], Some(FOREGROUND)), true), [], "told once");
+        upsert(&mut graph, object("a", &[], None), true);
+        upsert(&mut graph, object("b", &[("a", true)], None), true);
+        assert_eq!(upsert(&mut graph, object("a", &[], Some(FOREGROUND)), true), [check("a"), check("b")]);
+        assert_eq!(upsert(&mut graph, object("a", &[], Some(FOREGROUND)), true), [], "told once");
         assert_eq!(graph.dependents_of(parse_uid("a")).collect::<Vec<_>>(), [(parse_uid("b"), true)]);
         assert_eq!(graph.delete("b"), [check("a")]);
-        assert_eq!(graph.upsert(0, object("d", &[("a", false)], None), true), [check("d")], "owner on its way out");
-        assert_eq!(graph.upsert(0, object("d", &[], None), true), [check("a")], "released");
+        assert_eq!(upsert(&mut graph, object("d", &[("a", false)], None), true), [check("d")], "owner on its way out");
+        assert_eq!(upsert(&mut graph, object("d", &[], None), true), [check("a")], "released");
     }
 
     #[test]
     fn orphaning_is_told() {
         let mut graph = Graph::default();
-        assert_eq!(graph.upsert(0, object("a", &[], Some(ORPHAN)), true), [Task::Orphan(parse_uid("a"))]);
+        assert_eq!(upsert(&mut graph, object("a", &[], Some(ORPHAN)), true), [Task::Orphan(parse_uid("a"))]);
     }
 
     #[test]
@@ -341,7 +382,7 @@ mod tests {
         assert_eq!(parse_uid("00000000-0000-0000-0000-0000000000ff"), 255);
         assert_ne!(parse_uid("not a uid"), parse_uid("another"));
         let mut graph = Graph::default();
-        graph.upsert(3, object("00000000-0000-0000-0000-0000000000ff", &[], None), true);
+        upsert(&mut graph, object("00000000-0000-0000-0000-0000000000ff", &[], None), true);
         assert_eq!(graph.of_resource(3).collect::<Vec<_>>(), [255]);
         graph.delete_uid(255);
         assert!(graph.get(255).is_none());

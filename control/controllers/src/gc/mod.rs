@@ -87,7 +87,8 @@ impl Sink<Partial> for Feed {
         if let Some(seen) = &mut self.seen {
             seen.insert(parse_uid(&object.metadata.uid));
         }
-        self.collector.change(|graph, settled| graph.upsert(self.resource, object, settled));
+        let resource = self.collector.resources[usize::from(self.resource)];
+        self.collector.change(|graph, settled| graph.upsert(self.resource, resource, object, settled));
     }
 
     fn delete(&mut self, last: Partial) {
