@@ -83,19 +83,20 @@ async fn add(server: &Server, container: &str, pod: &File) -> Ipv4Addr {
     }
 }
 
-/// Listens in one namespace, connects from this thread's; gives the address that the listener sees.
-fn talk(listener_in: &File, at: SocketAddr, from: impl FnOnce() -> TcpStream) -> IpAddr {
+/// Listens in one namespace at a free port, connects from where `from` does; gives the address that the listener sees. (A port
+/// that was listened at a moment ago may not be free: a child that another test is just making holds all sockets until exec.)
+fn talk(listener_in: &File, at: IpAddr, from: impl FnOnce(SocketAddr) -> TcpStream) -> IpAddr {
     let (ready, listening) = std::sync::mpsc::channel();
     let listener = within(listener_in, move || {
-        let listener = TcpListener::bind(at).unwrap();
+        let listener = TcpListener::bind((at, 0)).unwrap();
         ready.send(listener.local_addr().unwrap().port()).unwrap();
         let (mut stream, peer) = listener.accept().unwrap();
         stream.write_all(b"hello").unwrap();
         peer.ip()
     });
-    listening.recv_timeout(Duration::from_secs(5)).unwrap();
+    let port = listening.recv_timeout(Duration::from_secs(5)).unwrap();
     let mut text = String::new();
-    from().read_to_string(&mut text).unwrap();
+    from(SocketAddr::new(at, port)).read_to_string(&mut text).unwrap();
     assert_eq!(text, "hello");
     listener.join().unwrap()
 }
@@ -122,15 +123,15 @@ fn pods_reach_each_other_and_the_node() {
         assert_eq!((at_a.to_string(), at_b.to_string()), ("10.244.7.2".into(), "10.244.7.3".into()));
         assert_eq!(add(&server, "aaaa", &a).await, at_a, "a retry changes nothing");
 
-        let to_a = SocketAddr::new(at_a.into(), 8080);
-        let from_b = talk(&a, to_a, || within(&b, move || connect(to_a)).join().unwrap());
+        let to_a = at_a.into();
+        let from_b = talk(&a, to_a, |to| within(&b, move || connect(to)).join().unwrap());
         assert_eq!(from_b, IpAddr::from(at_b), "no address is translated between pods");
         assert_eq!(within(&b, syn_retransmits).join().unwrap(), 0, "a new pod's first packet arrives");
-        assert_eq!(talk(&a, to_a, || connect(to_a)), IpAddr::from(NODE_IP), "the node speaks by its own address");
+        assert_eq!(talk(&a, to_a, connect), IpAddr::from(NODE_IP), "the node speaks by its own address");
         assert_eq!(syn_retransmits(), 0, "the node's first packet to a pod arrives");
         let node = File::open("/proc/thread-self/ns/net").unwrap();
-        let to_node = SocketAddr::new(NODE_IP.into(), 8081);
-        assert_eq!(talk(&node, to_node, || within(&a, move || connect(to_node)).join().unwrap()), IpAddr::from(at_a));
+        let to_node = |to| within(&a, move || connect(to)).join().unwrap();
+        assert_eq!(talk(&node, NODE_IP.into(), to_node), IpAddr::from(at_a));
         let mtu = within(&a, || std::fs::read_to_string("/proc/thread-self/net/dev").unwrap()).join().unwrap();
         assert!(mtu.contains("eth0"), "{mtu}");
 
@@ -145,11 +146,11 @@ fn pods_reach_each_other_and_the_node() {
         assert!(std::process::Command::new("ip").args(flush).status().unwrap().success());
         tokio::time::timeout(Duration::from_secs(5), losses.next()).await.expect("it is told");
         server.restore_routes().await.unwrap();
-        assert_eq!(talk(&a, to_a, || connect(to_a)), IpAddr::from(NODE_IP));
+        assert_eq!(talk(&a, to_a, connect), IpAddr::from(NODE_IP));
         // A restart finds what was there.
         drop(server);
         let server = self::server(&handle, &directory).await;
-        assert_eq!(talk(&a, to_a, || connect(to_a)), IpAddr::from(NODE_IP));
+        assert_eq!(talk(&a, to_a, connect), IpAddr::from(NODE_IP));
         assert!(matches!(server.handle(request(Command::Check, "bbbb", Some(&b))).await, Response::Done));
         // DEL, also with the namespace gone, also twice.
         drop(b);

@@ -48,7 +48,8 @@ mod tests {
         let port = socket.local_addr().unwrap().port();
         assert_eq!(on(port).map(|listener| listener.pid), Some(std::process::id()));
         drop(socket);
-        assert_eq!(on(port), None);
+        // A child that another test is just making may hold it until exec.
+        assert_ne!(on(port).map(|listener| listener.pid), Some(std::process::id()));
     }
 
     #[test]

@@ -200,38 +200,36 @@ impl NodeKeeper {
             "daemonEndpoints": {"kubeletEndpoint": {"Port": self.config.api_port}},
             "nodeInfo": facts::node_info(&self.config.version),
         });
-        // Of a runtime that does not answer, what was known stays.
+        // Of a runtime that does not answer, to whichever question, what was known stays.
         if let Ok(features) = features {
             status["features"] = json!({"supplementalGroupsPolicy": features.supplemental_groups_policy});
-            status["nodeInfo"]["containerRuntimeVersion"] = json!(self.runtime_version().await);
-            status["images"] = json!(self.images().await);
+            if let Ok(version) = self.runtime.version().await {
+                let version = format!("{}://{}", version.runtime_name, version.runtime_version);
+                status["nodeInfo"]["containerRuntimeVersion"] = json!(version);
+            }
+            if let Ok(images) = self.runtime.list_images().await {
+                status["images"] = json!(shown_images(images));
+            }
         }
         status["conditions"] = conditions(&machine, problems(told).as_deref(), known);
         status
-    }
-
-    async fn runtime_version(&self) -> String {
-        match self.runtime.version().await {
-            Ok(version) => format!("{}://{}", version.runtime_name, version.runtime_version),
-            Err(_) => "containerd://unknown".to_owned(),
-        }
     }
 
     /// Why the runtime cannot run pods, if it cannot.
     async fn not_ready(&self) -> Option<String> {
         problems(self.runtime.status(false).await)
     }
+}
 
-    async fn images(&self) -> Vec<Value> {
-        let mut images = self.runtime.list_images().await.unwrap_or_default();
-        images.sort_by_key(|image| std::cmp::Reverse(image.size));
-        images.truncate(MAX_IMAGES);
-        let names = |image: &cri::v1::Image| -> Vec<String> {
-            image.repo_digests.iter().chain(&image.repo_tags).take(MAX_NAMES).cloned().collect()
-        };
-        let shown = images.iter().map(|image| json!({"names": names(image), "sizeBytes": image.size}));
-        shown.filter(|image| image["names"].as_array().is_some_and(|names| !names.is_empty())).collect()
-    }
+/// The largest images, as a node's status shows them.
+fn shown_images(mut images: Vec<cri::v1::Image>) -> Vec<Value> {
+    images.sort_by_key(|image| std::cmp::Reverse(image.size));
+    images.truncate(MAX_IMAGES);
+    let names = |image: &cri::v1::Image| -> Vec<String> {
+        image.repo_digests.iter().chain(&image.repo_tags).take(MAX_NAMES).cloned().collect()
+    };
+    let shown = images.iter().map(|image| json!({"names": names(image), "sizeBytes": image.size}));
+    shown.filter(|image| image["names"].as_array().is_some_and(|names| !names.is_empty())).collect()
 }
 
 /// Renews the node's lease, or makes it.

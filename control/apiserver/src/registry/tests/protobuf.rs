@@ -162,7 +162,7 @@ fn field(number: u8, message: &[u8]) -> (&[u8], &[u8]) {
     rest.split_at(length)
 }
 
-/// The next event of a watch in protobuf: its type and object.
+/// The next event of a watch in protobuf but for the bookmarks that come with time: its type and object.
 async fn event(watching: &mut Watching) -> (String, Value) {
     loop {
         if let Some((length, rest)) = watching.buffer.split_first_chunk::<4>()
@@ -174,7 +174,11 @@ async fn event(watching: &mut Watching) -> (String, Value) {
             let (extension, rest) = field(2, rest);
             let (object, end) = field(1, extension);
             assert!(rest.is_empty() && end.is_empty());
-            return (String::from_utf8(kind.to_vec()).unwrap(), protobuf::decode(object, None).unwrap());
+            let object = protobuf::decode(object, None).unwrap();
+            if kind == b"BOOKMARK" && object["metadata"]["annotations"].is_null() {
+                continue;
+            }
+            return (String::from_utf8(kind.to_vec()).unwrap(), object);
         }
         let frame = tokio::time::timeout(Duration::from_secs(10), watching.body.frame()).await.expect("an event");
         watching.buffer.extend_from_slice(&frame.expect("the watch goes on").unwrap().into_data().unwrap());

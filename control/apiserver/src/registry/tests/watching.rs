@@ -132,8 +132,8 @@ async fn initial_events_end_with_a_bookmark() {
 async fn bookmarks_come_now_and_then_and_watches_end() {
     let api = Api::new().await;
     let from = revision(&api).await;
-    let target = format!("{MAPS}?watch=1&resourceVersion={from}&timeoutSeconds=1");
-    let mut quiet = api.watch(&target).await;
+    let target = format!("{MAPS}?watch=1&resourceVersion={from}");
+    let mut quiet = api.watch(&format!("{target}&timeoutSeconds=1")).await;
     let mut marked = api.watch(&format!("{target}&allowWatchBookmarks=true")).await;
     api.post("/api/v1/namespaces/other/secrets", json!({"metadata": {"name": "s"}})).await.ok();
     let bookmark = marked.next().await.unwrap();
