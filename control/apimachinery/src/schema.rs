@@ -87,7 +87,7 @@ pub struct Field {
     pub required: bool,
     /// Whether what is empty (a list or map, text, zero, false) is the same as nothing, and left out (Go's `omitempty`).
     pub omit_empty: bool,
-    /// An optional scalar whose zero differs from its absence: a pointer in Go.
+    /// An optional scalar, or a status, whose zero differs from its absence: a pointer in Go.
     pub zero_is_value: bool,
     /// How server-side apply merges a list.
     pub list_type: ListType,
@@ -201,6 +201,18 @@ impl Schema {
     /// The field of this name.
     pub fn field(&self, name: &str) -> Option<&Field> {
         self.fields.binary_search_by(|field| field.name.as_ref().cmp(name)).ok().map(|index| &self.fields[index])
+    }
+
+    /// An object of this type in which nothing was set: what Go writes of it all the same.
+    pub fn zero(&self) -> Value {
+        let zero = |field: &Field| match field.ty {
+            _ if field.omit_empty || field.zero_is_value => None,
+            Type::String => Some(Value::from("")),
+            Type::Int32 | Type::Int64 => Some(Value::from(0)),
+            Type::Boolean => Some(Value::from(false)),
+            _ => None,
+        };
+        self.fields.iter().filter_map(|field| Some((field.name.to_string(), zero(field)?))).collect()
     }
 
     /// What a number on the protobuf wire stands for.

@@ -6,7 +6,7 @@
 //!   i`n`t-or-string, `t`ime, micro-time `u`, `A7` any value, `O7` any object (named by type 7), `@7` type 7; before it `[` for a list
 //!   or `{` for a map. Options: `r`equired; `#7` protobuf number; `=` protobuf type where it does not follow (`[` repeated, `{` map);
 //!   list type `lA`tomic, `lS`et, `lM:key,key`; `a`tomic map or object; patch strategy `pm` merge, `pr` retainKeys; `pk:key`;
-//!   `e:a|b` enumeration; `d:` default as JSON; `p` a scalar whose zero is a value; `w` written even when it is empty.
+//!   `e:a|b` enumeration; `d:` default as JSON; `p` a scalar (or status) whose zero is a value; `w` written even when it is empty.
 //! - union: `?discriminator field=Value …` (the discriminator may be empty).
 //! - inlined message: `&name number @7`.
 //!
@@ -18,8 +18,8 @@ use std::fmt::Write as _;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value};
 
-/// What the Go types of v1.36 say beside `types.json`: a line a type, `*field` for an optional scalar that is a pointer (nil and zero
-/// differ), `=field` for an optional field without `omitempty`.
+/// What the Go types of v1.36 say beside `types.json`: a line a type, `*field` for an optional scalar, or a status, that is a pointer
+/// (nil and zero differ), `=field` for an optional field without `omitempty`.
 const GO: &str = include_str!("../go.txt");
 
 /// All types, numbered by name.

@@ -181,6 +181,7 @@ fn read_type(text: &'static str) -> Type {
 mod tests {
     use super::*;
     use crate::schema::Numbered;
+    use serde_json::json;
 
     /// Every line expands, every reference leads somewhere, names and fields are sorted.
     #[test]
@@ -228,5 +229,21 @@ mod tests {
         assert!(spec.field("nodeSelector").unwrap().atomic && spec.field("nothing").is_none());
         assert!(kind("", "v1", "Nothing").is_none() && named("nothing").is_none());
         assert_eq!(kinds_of("apps", "v1").filter(|(kind, _)| *kind == "Deployment").count(), 1);
+    }
+
+    #[test]
+    fn zeros_are_what_go_writes() {
+        let daemons = json!({"currentNumberScheduled": 0, "desiredNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0});
+        for (name, zero) in [
+            ("apps.v1.DeploymentStatus", json!({})),
+            ("apps.v1.ReplicaSetStatus", json!({"replicas": 0})),
+            ("apps.v1.StatefulSetStatus", json!({"replicas": 0, "availableReplicas": 0})),
+            ("apps.v1.DaemonSetStatus", daemons),
+            ("storage.v1.VolumeAttachmentStatus", json!({"attached": false})),
+            ("core.v1.ContainerPort", json!({"containerPort": 0})),
+            ("core.v1.EnvVar", json!({"name": ""})),
+        ] {
+            assert_eq!(named(&format!("io.k8s.api.{name}")).unwrap().zero(), zero, "{name}");
+        }
     }
 }

@@ -133,6 +133,10 @@ fn autoscaler(object: &mut Value, to: &str) {
         if let Some(cpu) = status_cpu {
             object["status"]["currentCPUUtilizationPercentage"] = cpu;
         }
+        // Zero may be left out in the newer version alone.
+        if let Some(status) = object.get_mut("status").and_then(Value::as_object_mut) {
+            status.entry("currentReplicas").or_insert(0.into());
+        }
         return;
     }
     for (part, field, annotation) in kept {
@@ -211,7 +215,7 @@ mod tests {
                 json!({"metadata": {"annotations": {}}, "spec": {"maxReplicas": 3, "behavior": {"scaleUp": {}}, "metrics": [
                     {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}},
                     {"type": "Resource", "resource": {"name": "memory", "target": {"type": "Utilization", "averageUtilization": 70}}},
-                ]}, "status": {}}),
+                ]}, "status": {"currentReplicas": 1}}),
             ),
         ];
         for (convert, there, back, object) in cases {

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use apimachinery::gvk::{Gvk, api_version};
 use apimachinery::resources::{self, Resource};
-use apimachinery::schema::Schema;
+use apimachinery::schema::{Field, Schema, Type};
 use apimachinery::status::Status;
+use serde_json::{Value, json};
 use store::{Budget, CacheOptions, Store, WatchCache};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
@@ -120,6 +121,22 @@ impl Storage {
             cache.wait_for(current).await.map_err(|error| errors::cache(&error))?;
         }
         Ok(cache)
+    }
+
+    /// Gives a new object the parts that upstream writes of every one.
+    pub(crate) fn complete(&self, object: &mut Value) {
+        let part = |name: &str| match self.schema?.field(name)? {
+            Field { required: false, zero_is_value: false, ty: Type::Struct(ty), .. } => Some(ty),
+            _ => None,
+        };
+        if object["spec"].is_null() && part("spec").is_some() {
+            object["spec"] = json!({});
+        }
+        if object["status"].is_null()
+            && let Some(status) = part("status")
+        {
+            object["status"] = status.zero();
+        }
     }
 
     /// What recent events and objects in another encoding may take.

@@ -128,6 +128,7 @@ impl Writer<'_> {
             fields.remove("status");
         }
         storage.strategy.prepare_create(object);
+        storage.complete(object);
         object_meta::normalise(object);
         if storage.facts.generation {
             object["metadata"]["generation"] = 1.into();

@@ -149,10 +149,6 @@ impl Strategy for ReplicaSet {
         });
     }
 
-    fn prepare_create(&self, set: &mut Value) {
-        set["status"] = json!({ "replicas": 0 });
-    }
-
     fn validate(&self, set: &Value) -> Problems {
         let mut problems = Vec::new();
         selector_and_template(&set["spec"], "deployment", &mut problems);
@@ -193,10 +189,6 @@ impl Strategy for ReplicationController {
                 template_defaults(spec);
             }
         });
-    }
-
-    fn prepare_create(&self, controller: &mut Value) {
-        controller["status"] = json!({ "replicas": 0 });
     }
 
     fn validate(&self, controller: &Value) -> Problems {
@@ -244,10 +236,6 @@ impl Strategy for StatefulSet {
             default_to(retention, "whenScaled", "Retain");
             template_defaults(spec);
         });
-    }
-
-    fn prepare_create(&self, set: &mut Value) {
-        set["status"] = json!({ "replicas": 0, "availableReplicas": 0 });
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {
@@ -328,10 +316,6 @@ impl Strategy for DaemonSet {
             }
             template_defaults(spec);
         });
-    }
-
-    fn prepare_create(&self, set: &mut Value) {
-        set["status"] = json!({ "currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0 });
     }
 
     fn warnings(&self, new: &Value, old: Option<&Value>) -> Vec<String> {

@@ -31,7 +31,6 @@ impl Strategy for Job {
     }
 
     fn prepare_create(&self, job: &mut Value) {
-        job["status"] = json!({});
         if flag(&job["spec"], "manualSelector") == Some(true) {
             return;
         }
@@ -167,10 +166,6 @@ impl Strategy for CronJob {
             default_to(spec, "failedJobsHistoryLimit", 1);
             always(spec, "jobTemplate", |template| always(template, "spec", template_defaults));
         });
-    }
-
-    fn prepare_create(&self, job: &mut Value) {
-        job["status"] = json!({});
     }
 
     fn validate(&self, job: &Value) -> Problems {

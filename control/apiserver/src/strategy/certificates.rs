@@ -47,10 +47,6 @@ const USAGES: [&str; 23] = [
 pub(super) struct Request;
 
 impl Strategy for Request {
-    fn prepare_create(&self, request: &mut Value) {
-        request["status"] = json!({});
-    }
-
     fn validate(&self, request: &Value) -> Problems {
         let mut problems = Vec::new();
         let (path, spec) = (Path::new("spec"), &request["spec"]);

@@ -223,10 +223,6 @@ const SCOPES: [&str; 7] = [
 ];
 
 impl Strategy for Quota {
-    fn prepare_create(&self, quota: &mut Value) {
-        quota["status"] = json!({});
-    }
-
     fn validate(&self, quota: &Value) -> Problems {
         let mut problems = Vec::new();
         let (path, spec) = (Path::new("spec"), &quota["spec"]);

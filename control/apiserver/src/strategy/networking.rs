@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use apimachinery::field::{FieldError, Path};
 use apimachinery::{meta, names};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Strategy;
 use super::plain::{Plain, defaults};
@@ -217,6 +217,10 @@ fn ip_block(path: &Path, block: &Value, problems: &mut Problems) {
 pub(super) struct Ingress;
 
 impl Strategy for Ingress {
+    fn prepare_create(&self, ingress: &mut Value) {
+        ingress["status"] = json!({ "loadBalancer": {} });
+    }
+
     fn validate(&self, ingress: &Value) -> Problems {
         let mut problems = Vec::new();
         let (path, spec) = (Path::new("spec"), &ingress["spec"]);
@@ -326,7 +330,6 @@ fn backend(path: &Path, backend: &Value, problems: &mut Problems) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn said(strategy: &dyn Strategy, spec: &Value) -> Vec<String> {
         let mut object = json!({"metadata": {"name": "x"}, "spec": spec});

@@ -4,9 +4,12 @@ use super::affinity::EFFECTS;
 use super::resources;
 use crate::strategy::Strategy;
 use crate::strategy::networking::{NOT_A_CIDR, network};
-use crate::strategy::tools::{Problems, empty, in_step, indexed, items, map, named, one_of, some, text, within};
+use crate::strategy::tools::{
+    Problems, always, default_to, empty, in_step, indexed, items, map, named, one_of, some, text, within,
+};
 use apimachinery::field::{FieldError, Path};
 use apimachinery::names;
+use apimachinery::schema::Schema;
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -24,6 +27,17 @@ impl Strategy for Node {
                 && let Some(capacity) = some(status, "capacity").cloned()
             {
                 status["allocatable"] = capacity;
+            }
+        });
+    }
+
+    fn prepare_create(&self, node: &mut Value) {
+        always(node, "status", |status| {
+            always(status, "daemonEndpoints", |endpoints| {
+                always(endpoints, "kubeletEndpoint", |endpoint| default_to(endpoint, "Port", 0));
+            });
+            if let Some(info) = Schema::named("io.k8s.api.core.v1.NodeSystemInfo") {
+                default_to(status, "nodeInfo", info.zero());
             }
         });
     }

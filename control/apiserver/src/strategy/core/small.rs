@@ -237,6 +237,10 @@ impl Strategy for Secret {
 pub(in crate::strategy) struct Event;
 
 impl Strategy for Event {
+    fn prepare_create(&self, event: &mut Value) {
+        default_to(event, "source", json!({}));
+    }
+
     fn validate(&self, event: &Value) -> Problems {
         let mut problems = Vec::new();
         let involved = some(event, "involvedObject").or_else(|| some(event, "regarding"));
