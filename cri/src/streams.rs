@@ -3,6 +3,8 @@
 //! SPDY clients are tunnelled byte for byte. WebSocket clients (which speak newer sub-protocols than containerd 1.6)
 //! end here: their channels become SPDY streams. Port-forward over SPDY inside a WebSocket is only unwrapped.
 
+use std::pin::pin;
+
 use bytes::{Bytes, BytesMut};
 use futures::{SinkExt as _, StreamExt as _};
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, UPGRADE};
@@ -229,10 +231,9 @@ fn port_table(ports: &[u16]) -> Vec<Stream> {
 }
 
 impl Connected {
-    /// (a) Tunnels a SPDY client byte for byte until one side ends.
-    pub async fn tunnel(mut self, mut client: impl AsyncRead + AsyncWrite + Unpin) -> Result<(), StreamError> {
-        tokio::io::copy_bidirectional(&mut client, &mut self.io).await?;
-        Ok(())
+    /// (a) Tunnels a SPDY client byte for byte.
+    pub async fn tunnel(self, client: impl AsyncRead + AsyncWrite) {
+        supervise::relay(client, self.io).await;
     }
 
     /// (b) Serves exec or attach to a WebSocket client: channels there, streams here.
@@ -274,7 +275,7 @@ impl Connected {
         greeting: Vec<Message>,
     ) -> Result<(), StreamError> {
         let socket = WebSocketStream::from_raw_socket(client, Role::Server, None).await;
-        let (mut sink, source) = socket.split();
+        let (mut sink, mut source) = socket.split();
         let (reader, mut writer) = tokio::io::split(self.io);
         let mut encoder = Encoder::default();
         for stream in table {
@@ -286,11 +287,9 @@ impl Connected {
             sink.send(message).await.map_err(Box::new)?;
         }
         let (pings, answers) = mpsc::channel(8);
-        let result = tokio::select! {
-            result = download(reader, &mut sink, table, protocol, pings) => result,
-            result = upload(source, writer, table, protocol, answers) => result,
-        };
-        say_goodbye(&mut sink, &result).await;
+        let down = download(reader, &mut sink, table, protocol, pings);
+        let result = until_said(down, upload(&mut source, writer, table, protocol, answers)).await;
+        part(sink, source, &result).await;
         result
     }
 
@@ -318,9 +317,25 @@ impl Connected {
                 sink.send(Message::binary(buffer.freeze())).await.map_err(Box::new)?;
             }
         };
-        let result = tokio::select! { result = up => result, result = down => result };
-        say_goodbye(&mut sink, &result).await;
+        let result = until_said(down, up).await;
+        part(sink, source, &result).await;
         result
+    }
+}
+
+/// Carries both ways until the client is gone or the runtime has said all. One that takes nothing more, as when a command has
+/// ended, may still be saying it.
+async fn until_said(
+    down: impl Future<Output = Result<(), StreamError>>,
+    up: impl Future<Output = Result<(), StreamError>>,
+) -> Result<(), StreamError> {
+    let mut down = pin!(down);
+    tokio::select! {
+        result = &mut down => result,
+        result = up => match result {
+            Err(StreamError::Io(_)) => down.await,
+            ended => ended,
+        },
     }
 }
 
@@ -343,17 +358,29 @@ pub async fn bytes(
     // What a client says is no part of a log; that it has gone is.
     let leave = async { while let Some(Ok(_)) = incoming.next().await {} };
     let result = tokio::select! { result = send => result, () = leave => Ok(()) };
-    say_goodbye(&mut sink, &result).await;
+    part(sink, incoming, &result).await;
     result
 }
 
-/// The last frame. The client may be gone already.
-async fn say_goodbye<C: AsyncRead + AsyncWrite + Unpin>(sink: &mut Sink<C>, result: &Result<(), StreamError>) {
+/// Says goodbye and waits a while for the client to hang up, who may be gone already. A connection that is dropped while the
+/// client still sends is reset, and what it has not read is lost.
+async fn part<C>(mut sink: Sink<C>, mut source: Source<C>, result: &Result<(), StreamError>)
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
     let frame = match result {
         Ok(()) => CloseFrame { code: CloseCode::Normal, reason: "".into() },
         Err(error) => CloseFrame { code: CloseCode::Error, reason: short(&error.to_string()).into() },
     };
-    let _ = sink.send(Message::Close(Some(frame))).await;
+    let hang_up = async {
+        if sink.send(Message::Close(Some(frame))).await.is_ok() {
+            while let Some(Ok(_)) = source.next().await {}
+        }
+        if let Ok(mut socket) = sink.reunite(source) {
+            let _ = socket.get_mut().shutdown().await;
+        }
+    };
+    let _ = tokio::time::timeout(supervise::LINGER, hang_up).await;
 }
 
 /// A close frame's reason has at most 123 bytes.
@@ -418,7 +445,7 @@ fn failure(outcome: &[u8]) -> Option<String> {
 
 /// Client to runtime, until the client is gone.
 async fn upload<C: AsyncRead + AsyncWrite + Unpin>(
-    mut source: Source<C>,
+    source: &mut Source<C>,
     mut writer: WriteHalf<Upstream>,
     table: &[Stream],
     protocol: Protocol,
@@ -557,6 +584,58 @@ mod tests {
                 b"\x03refused"
             ]
         );
+    }
+
+    /// A runtime whose command writes a lot and ends, without reading.
+    async fn deaf_runtime(listener: TcpListener, ended: tokio::sync::oneshot::Sender<()>) {
+        let (mut io, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(io.read_u8().await.unwrap());
+        }
+        let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n";
+        io.write_all(switch.as_bytes()).await.unwrap();
+        // The first words of its client, so that there are others that it never reads.
+        io.read_u8().await.unwrap();
+        // In one piece, which is on its way when the connection is reset.
+        let mut words: Vec<Vec<u8>> = (0..20).map(|_| Encoder::data(5, false, &[b'x'; 1000])).collect();
+        words.extend([5, 1].map(|stream| Encoder::data(stream, true, b"")));
+        io.write_all(&words.concat()).await.unwrap();
+        drop(io);
+        ended.send(()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_a_command_said_arrives_though_it_takes_nothing_more() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/exec/token", listener.local_addr().unwrap());
+        let (ours, theirs) = tokio::io::duplex(256);
+        let (ended, end) = tokio::sync::oneshot::channel();
+        let streams = Streams { stdin: true, stdout: true, ..Streams::default() };
+        let serve = async {
+            let connected = connect(&url, &["v4.channel.k8s.io"]).await.unwrap();
+            connected.remote_command(theirs, REMOTE_COMMAND[0], streams).await.unwrap();
+        };
+        let ask = async {
+            let socket = WebSocketStream::from_raw_socket(ours, Role::Client, None).await;
+            let (mut sink, mut source) = socket.split();
+            end.await.unwrap();
+            let more = async { while sink.send(Message::binary(&b"\x00y"[..])).await.is_ok() {} };
+            let read = async {
+                let mut seen = 0;
+                while let Some(Ok(message)) = source.next().await {
+                    // Its other end has time to send.
+                    tokio::task::yield_now().await;
+                    if let Message::Binary(data) = message {
+                        seen += data.len().saturating_sub(1);
+                    }
+                }
+                seen
+            };
+            futures::join!(more, read).1
+        };
+        let ((), (), seen) = futures::join!(deaf_runtime(listener, ended), serve, ask);
+        assert_eq!(seen, 20_000);
     }
 
     #[test]

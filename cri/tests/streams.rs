@@ -144,8 +144,7 @@ async fn spdy(fixture: &Fixture, id: &str, script: &str, input: &[u8]) -> Vec<u8
                 out.extend_from_slice(&data);
                 if fin {
                     drop(ours);
-                    // The runtime may reset the connection it has no more use for.
-                    let _ = tunnel.await.unwrap();
+                    tunnel.await.unwrap();
                     return out;
                 }
             }

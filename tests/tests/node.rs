@@ -357,13 +357,16 @@ fn debugging(kubectl: &Kubectl) {
     kubectl.wait("pod/hooked", &format!("jsonpath={code}=3")).unwrap();
     let seen = kubectl.run(&["logs", "hooked", "-c", "debug"]).unwrap();
     assert!(seen.contains("sleep 0.1"), "{seen}");
-    // A second one beside the first, which is attached to.
-    let args = ["debug", "-i", "hooked", image, "--container=more", "--", "sh", "-c", "read x; echo got $x"];
+    // A second one beside the first, which is attached to. It says so until it is answered: containerd passes input on a moment
+    // before it listens, and the words of a container that ends in between are nobody's.
+    let script = "until read -t 1 x; do echo asks; done; echo got $x";
+    let args = ["debug", "-i", "hooked", image, "--container=more", "--", "sh", "-c", script];
     let mut attached = kubectl.spawn(&args).unwrap();
     // The runtime lets go of the output when the input ends: it is kept open.
     let mut input = attached.inner().stdin.take().unwrap();
-    input.write_all(b"it\n").unwrap();
     let lines = cluster_tests::Lines::of(attached.inner().stdout.take().unwrap());
+    lines.wait_for("asks", std::time::Duration::from_secs(60)).unwrap();
+    input.write_all(b"it\n").unwrap();
     lines.wait_for("got it", std::time::Duration::from_secs(60)).unwrap();
     assert_eq!(field(kubectl, "pod/hooked", ".status.ephemeralContainerStatuses[*].name"), "debug more");
 }

@@ -5,6 +5,7 @@
 
 mod backoff;
 pub mod clock;
+mod relay;
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use backoff::Backoff;
+pub use relay::{LINGER, relay};
 
 /// A listener that cannot accept is most likely out of descriptors: it gives others this time to close some.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

@@ -139,14 +139,14 @@ pub(super) fn join(
     let shutdown = shutdown.clone();
     tasks.spawn(async move {
         let run = async {
-            let (client, backend) = futures::future::try_join(client, backend).await.map_err(std::io::Error::other)?;
-            let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));
-            // Copies until each side has ended, telling the other of each end (half-close).
-            tokio::io::copy_bidirectional_with_sizes(&mut client, &mut backend, 32 << 10, 32 << 10).await
+            match futures::future::try_join(client, backend).await {
+                Ok((client, backend)) => supervise::relay(TokioIo::new(client), TokioIo::new(backend)).await,
+                Err(error) => tracing::debug!(%error, "a connection did not switch over"),
+            }
         };
         tokio::select! {
             () = shutdown.cancelled() => {}
-            ended = run => if let Err(error) = ended { tracing::debug!(%error, "stream ended") },
+            () = run => {}
         }
     });
     response

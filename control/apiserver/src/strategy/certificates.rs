@@ -4,7 +4,7 @@ use apimachinery::field::{FieldError, Path};
 use apimachinery::{names, time};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Value, json};
+use serde_json::Value;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
@@ -199,6 +199,7 @@ pub(crate) fn conditions(new: &Value, old: &Value) -> Problems {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn request(spec: &Value) -> Value {
         let key = rcgen::KeyPair::generate().unwrap();

@@ -219,7 +219,10 @@ fn spawn(state: &Arc<State>, upgrade: OnUpgrade, connected: Connected, websocket
             Some(Carried::Command(protocol, streams)) => connected.remote_command(client, protocol, streams).await,
             Some(Carried::Spdy) => connected.unwrapped(client).await,
             Some(Carried::Ports(protocol, ports)) => connected.port_forward(client, protocol, &ports).await,
-            None => connected.tunnel(client).await,
+            None => {
+                connected.tunnel(client).await;
+                Ok(())
+            }
         };
         carried.map_err(|error| error.to_string())
     };
