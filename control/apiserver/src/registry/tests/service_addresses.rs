@@ -1,4 +1,4 @@
-//! Cluster IPs and node ports.
+//! Cluster IPs and node ports. Addresses asked for are below those that are given at random.
 
 use super::*;
 
@@ -47,7 +47,7 @@ async fn addresses_are_given_checked_and_released() {
     let external = service("external", json!({"type": "ExternalName", "externalName": "example.com"}));
     assert!(api.post(SERVICES, external).await.ok()["spec"]["clusterIP"].is_null());
     // A failed or dry write, and a deletion, give back what was claimed.
-    let wanted = service("x", json!({"clusterIP": "10.96.0.50"}));
+    let wanted = service("x", json!({"clusterIP": "10.96.0.5"}));
     api.post(&format!("{SERVICES}?dryRun=All"), wanted.clone()).await.ok();
     api.post(SERVICES, wanted.clone()).await.ok();
     api.delete(&format!("{SERVICES}/x")).await.ok();
@@ -65,7 +65,7 @@ async fn an_address_stays_and_types_change() {
     // kubectl replace leaves the address out.
     let kept = api.put(&path, &service("s", json!({"sessionAffinity": "ClientIP"}))).await.ok();
     assert_eq!(kept["spec"]["clusterIP"], made["spec"]["clusterIP"]);
-    let moved = api.put(&path, &service("s", json!({"clusterIP": "10.96.0.77"}))).await;
+    let moved = api.put(&path, &service("s", json!({"clusterIP": "10.96.0.7"}))).await;
     assert!(moved.error().0 == 422 && moved.error().2.contains("may not change once set"));
     let exposed = api.patch(&path, MERGE, json!({"spec": {"type": "NodePort"}})).await.ok();
     let port = exposed["spec"]["ports"][0]["nodePort"].as_u64().unwrap();
@@ -138,7 +138,7 @@ async fn what_an_update_leaves_out_stays_by_the_name_of_the_port() {
     for field in ["healthCheckNodePort", "externalTrafficPolicy", "allocateLoadBalancerNodePorts"] {
         assert!(hidden["spec"][field].is_null(), "{field}: {hidden}");
     }
-    let two = service("two", json!({"clusterIP": "10.96.0.60", "clusterIPs": ["10.96.0.61"]}));
+    let two = service("two", json!({"clusterIP": "10.96.0.6", "clusterIPs": ["10.96.0.7"]}));
     let two = api.post(SERVICES, two).await;
     assert!(two.code == 422 && two.error().2.contains("first value must match `clusterIP`"), "{}", two.json);
 }
