@@ -455,21 +455,27 @@ fn restarts(cluster: &mut Cluster, kubectl: &Kubectl) {
         });
         assert!(said.as_ref().is_some_and(|line| line.contains(" writes=0 ")), "{said:?}");
     }
-    // The DNS process itself dies: queries wait for the next one.
+    let kept = ended(kubectl, "/tmp/kept");
+    assert!(kept.starts_with(&format!("started with {web}:80\n")), "the peer is the Service: {kept}");
+    assert!(kept.ends_with(" failed 0"), "an open connection: {kept}");
+    let anew = ended(kubectl, "/tmp/anew");
+    assert!(anew.ends_with(" failed 0"), "new connections and look-ups: {anew}");
+
+    // The DNS process itself dies, and with it the query in its hands. All others wait for the next process.
+    background(kubectl, "/tmp/reborn", "--while /tmp/go http://web/");
     let record = std::fs::read_to_string(cluster.data_dir().join("dns/dns.pid")).unwrap();
     let record: serde_json::Value = serde_json::from_str(&record).unwrap();
     let pid = i32::try_from(record["pid"].as_i64().unwrap()).unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
     eventually(kubectl, "fetch http://web/");
+    let reborn = ended(kubectl, "/tmp/reborn");
+    assert!([" failed 0", " failed 1"].iter().any(|sum| reborn.ends_with(sum)), "while the DNS process dies: {reborn}");
+}
 
-    client(kubectl, &["rm", "/tmp/go"]).unwrap();
-    eventually(kubectl, "cat /tmp/kept /tmp/anew");
-    let kept = client(kubectl, &["cat", "/tmp/kept"]).unwrap();
-    assert!(kept.starts_with(&format!("started with {web}:80\n")), "the peer is the Service: {kept}");
-    for (file, what) in [("/tmp/kept", "an open connection"), ("/tmp/anew", "new connections and look-ups")] {
-        let log = client(kubectl, &["cat", file]).unwrap();
-        assert!(log.lines().last().is_some_and(|sum| sum.ends_with(" failed 0")), "{what}: {log}");
-    }
+/// Ends what runs in the background and gives what it has written.
+fn ended(kubectl: &Kubectl, file: &str) -> String {
+    eventually(kubectl, &format!("rm -f /tmp/go; cat {file}"));
+    client(kubectl, &["cat", file]).unwrap().trim_end().to_owned()
 }
 
 fn endpoints_go(cluster: &Cluster, kubectl: &Kubectl) {
