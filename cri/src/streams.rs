@@ -521,8 +521,8 @@ mod tests {
         }
     }
 
-    /// A runtime that forwards one connection to each of two ports: it answers what it reads in capitals and ends.
-    async fn runtime(listener: TcpListener) {
+    /// A runtime's connection once it speaks SPDY.
+    async fn switched(listener: &TcpListener) -> TcpStream {
         let (mut io, _) = listener.accept().await.unwrap();
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -530,6 +530,12 @@ mod tests {
         }
         let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n";
         io.write_all(switch.as_bytes()).await.unwrap();
+        io
+    }
+
+    /// A runtime that forwards one connection to each of two ports: it answers what it reads in capitals and ends.
+    async fn runtime(listener: TcpListener) {
+        let mut io = switched(&listener).await;
         let (mut decoder, mut buffer) = (Decoder::default(), BytesMut::new());
         for (number, kind, port, id) in
             [(1, "error", "80", "0"), (3, "data", "80", "0"), (5, "error", "443", "1"), (7, "data", "443", "1")]
@@ -588,13 +594,7 @@ mod tests {
 
     /// A runtime whose command writes a lot and ends, without reading.
     async fn deaf_runtime(listener: TcpListener, ended: tokio::sync::oneshot::Sender<()>) {
-        let (mut io, _) = listener.accept().await.unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(io.read_u8().await.unwrap());
-        }
-        let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n";
-        io.write_all(switch.as_bytes()).await.unwrap();
+        let mut io = switched(&listener).await;
         // The first words of its client, so that there are others that it never reads.
         io.read_u8().await.unwrap();
         // In one piece, which is on its way when the connection is reset.
